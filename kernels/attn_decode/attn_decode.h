@@ -1,0 +1,46 @@
+// attn_decode: one query token per item attends to a list of KV pieces.
+//
+// Computes   over all rows i of the item's blocks and spans: w_i = scale * dot(q[g,:], k_i); out[g,:] = sum softmax(w)_i v_i;
+//            lse[g] = ln sum exp(w_i)
+// Shapes     per item (one query token, one KV head): q [G, D], out [G, D], lse [G] (may be null), contiguous
+// Types      q, out, lse f32; k, v bf16 or f32; sums f32 (running max and sum)
+// Strides    k and v rows contiguous (D elements), 16-byte aligned; nothing is read past a span's end
+// Edges      no rows: out = 0, lse = -inf, never NaN; every w = -inf: likewise; NaN in q: NaN in this item only
+// Determinism the result depends on the item's pieces in their order only: splits have a fixed length in tokens, so
+//            neither other items nor the thread count change a bit
+// Tolerance  1e-5 relative f32; 2e-2 of max|v| bf16 inputs are exact once widened, so 1e-5 too against the same bits
+// Workspace  workspace_bytes(desc, n_items, total rows)
+// Cost       bytes 2 n D sizeof(kv), flops 4 G n D; bandwidth-bound for G <= 8
+// Source     streaming softmax (FlashAttention, arXiv 2205.14135); merge by lse
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "kernels/common/paged.h"
+
+namespace skv::kernels {
+
+struct AttnDecodeDesc {
+  DType dtype = DType::bf16;
+  int32_t head_dim = 0;
+  int32_t group = 0;
+  float scale = 0.0f;
+};
+
+struct AttnDecodeItem {
+  const float* q = nullptr;
+  KvBlocks blocks;  // slots; may be empty
+  const KvSpan* spans = nullptr;  // exact pages; may be empty
+  int32_t n_spans = 0;
+  float* out = nullptr;
+  float* lse = nullptr;
+};
+
+bool attn_decode_supports(const AttnDecodeDesc& desc);
+std::size_t attn_decode_workspace_bytes(const AttnDecodeDesc& desc, int64_t n_items, int64_t total_rows);
+using AttnDecodeFn = void (*)(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
+void attn_decode_ref(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
+void attn_decode_cpu(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
+
+}  // namespace skv::kernels

@@ -1,0 +1,67 @@
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "kernels/attn_decode/attn_decode.h"
+
+namespace skv::kernels {
+namespace {
+
+struct Rows {
+  const void* k;
+  const void* v;
+  int64_t n;
+};
+
+std::vector<Rows> list_rows(const AttnDecodeItem& item) {
+  std::vector<Rows> rows;
+  for (int32_t i = 0; i < item.blocks.n_ids; ++i) {
+    const int64_t at = item.blocks.ids[i] * item.blocks.block_bytes;
+    rows.push_back({offset_bytes(item.blocks.k, at), offset_bytes(item.blocks.v, at), item.blocks.block_tokens});
+  }
+  for (int32_t i = 0; i < item.n_spans; ++i) rows.push_back({item.spans[i].k, item.spans[i].v, item.spans[i].n});
+  return rows;
+}
+
+void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const float* q, float* out, float* lse) {
+  const int64_t dim = desc.head_dim;
+  const double none = -std::numeric_limits<double>::infinity();
+  std::vector<double> logits, sums(static_cast<std::size_t>(dim), 0.0);
+  double max = none, sum = 0;
+  for (const Rows& run : rows) {
+    for (int64_t i = 0; i < run.n; ++i) {
+      double dot = 0;
+      for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * load_f32(run.k, desc.dtype, i * dim + d);
+      logits.push_back(desc.scale * dot);
+      max = std::fmax(max, logits.back());
+    }
+  }
+  std::size_t next = 0;
+  for (const Rows& run : rows) {
+    for (int64_t i = 0; i < run.n; ++i) {
+      const double w = logits[next++];
+      if (w == none) continue;
+      const double p = std::exp(w - max);
+      sum += p;
+      for (int64_t d = 0; d < dim; ++d) sums[static_cast<std::size_t>(d)] += p * load_f32(run.v, desc.dtype, i * dim + d);
+    }
+  }
+  for (int64_t d = 0; d < dim; ++d) {
+    out[d] = sum == 0 ? 0.0f : static_cast<float>(sums[static_cast<std::size_t>(d)] / sum);
+  }
+  if (lse != nullptr) *lse = static_cast<float>(sum == 0 ? none : max + std::log(sum));
+}
+
+}  // namespace
+
+void attn_decode_ref(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items, void*) {
+  for (const AttnDecodeItem& item : items) {
+    const std::vector<Rows> rows = list_rows(item);
+    for (int32_t g = 0; g < desc.group; ++g) {
+      const int64_t at = int64_t{g} * desc.head_dim;
+      attend(desc, rows, item.q + at, item.out + at, item.lse ? item.lse + g : nullptr);
+    }
+  }
+}
+
+}  // namespace skv::kernels

@@ -1,0 +1,44 @@
+// gemm: activations times a weight matrix as checkpoints store it.
+//
+// Computes   c[i, j] = sum_k a[i, k] * w[j, k]  (+ bias[j])  (+ c[i, j] if accumulate)
+// Shapes     a [m, k] row stride lda; w [n, k] contiguous; bias [n] or null; c [m, n] row stride ldc
+// Types      a, c, bias f32; w f32, bf16 or f16. m <= kGemmDecodeRows: a stays f32, w is widened, sums f32. Larger m with
+//            16-bit w: a may be rounded to bf16 (hardware bf16 products); f32 w: f32 products
+// Determinism for m <= kGemmDecodeRows a row's bits do not depend on m or on the other rows; never on threads
+// Tolerance  1e-5 * sum|a w| f32; 1e-2 * sqrt(sum (a w)^2) ... against the unrounded reference for bf16 products
+// Workspace  workspace_bytes(desc, m)
+// Cost       flops 2 m n k; bytes n k sizeof(w) + 4 m (k + n); bandwidth-bound for m below about 16
+// Source     oneDNN where it has fast bf16 or f32 (m > kGemmDecodeRows), Highway otherwise
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/common/dtype.h"
+
+namespace skv::kernels {
+
+inline constexpr int64_t kGemmDecodeRows = 64;
+
+struct GemmDesc {
+  DType w_dtype = DType::bf16;
+  int64_t n = 0;
+  int64_t k = 0;
+};
+
+struct GemmArgs {
+  const float* a = nullptr;
+  int64_t lda = 0;
+  const void* w = nullptr;
+  const float* bias = nullptr;
+  float* c = nullptr;
+  int64_t ldc = 0;
+  int64_t m = 0;
+  bool accumulate = false;
+};
+
+std::size_t gemm_workspace_bytes(const GemmDesc& desc, int64_t m);
+using GemmFn = void (*)(const GemmDesc&, const GemmArgs&, void* workspace);
+void gemm_ref(const GemmDesc&, const GemmArgs&, void* workspace);
+void gemm_cpu(const GemmDesc&, const GemmArgs&, void* workspace);
+
+}  // namespace skv::kernels

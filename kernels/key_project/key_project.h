@@ -1,0 +1,47 @@
+// key_project: the low-rank coordinates of pre-RoPE keys, and what they miss.
+//
+// Computes   a[i, :] = round((x[i, :] - mu) p);  xhat = a b + mu, with b = round(p^T);
+//            residual[c, h] = ||x - xhat||^2 and energy[c, h] = ||x - mu||^2 over the C tokens of chunk c and head h's columns
+// Shapes     x [n, m] f32 (n = whole chunks, token-major, m = kv_heads * D); mu [m] f32 (already rounded as stored);
+//            p [m, r] f32; b [kv_heads, r, D] as stored; a paged rows, one row a chunk = [C, r]; first_chunk;
+//            residual, energy [n / C, kv_heads] f32
+// Types      a and b of dtype (bf16 or f32); sums f32
+// Tolerance  a: one rounding of the reference; residual 1e-3 relative + 1e-6 * energy
+// Workspace  workspace_bytes(n, m, r)
+// Cost       flops 4 n m r
+// Source     shadowkv.md section 2; residuals are always those of centred keys
+#pragma once
+
+#include <cstddef>
+
+#include "kernels/common/paged.h"
+
+namespace skv::kernels {
+
+struct KeyProjectDesc {
+  DType dtype = DType::bf16;
+  int32_t kv_heads = 0;
+  int32_t head_dim = 0;
+  int32_t rank = 0;
+  int32_t chunk = 0;
+};
+
+struct KeyProjectArgs {
+  const float* x = nullptr;
+  int64_t n = 0;
+  const float* mu = nullptr;
+  const float* p = nullptr;
+  const void* b = nullptr;
+  PagedRows a;
+  int32_t first_chunk = 0;
+  float* residual = nullptr;
+  float* energy = nullptr;
+};
+
+bool key_project_supports(const KeyProjectDesc& desc);
+std::size_t key_project_workspace_bytes(const KeyProjectDesc& desc, int64_t n);
+using KeyProjectFn = void (*)(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
+void key_project_ref(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
+void key_project_cpu(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
+
+}  // namespace skv::kernels

@@ -1,0 +1,29 @@
+// rope: rotate queries and keys, or undo it.
+//
+// Computes   forward: (x0, x1) -> a (x0 cos - x1 sin, x1 cos + x0 sin) per pair; inverse: the transpose divided by a
+// Shapes     x [n, heads, D] with row_stride floats between tokens, heads contiguous; token i is at position pos + i
+// Types      f32 in place; cos and sin are the products described in rope_view.h
+// Edges      n = 0: nothing; rotary_dim = 0: forward and inverse are the identity
+// Tolerance  1e-6 * max|x| against double angles at any position below 2^20
+// Source     RoPE (arXiv 2104.09864); attention factor: YaRN (2309.00071), LongRoPE (2402.13753)
+#pragma once
+
+#include "kernels/common/rope_view.h"
+
+namespace skv::kernels {
+
+struct RopeArgs {
+  float* x = nullptr;
+  int64_t row_stride = 0;
+  int64_t n = 0;
+  int32_t heads = 0;
+  int32_t head_dim = 0;
+  int64_t pos = 0;
+  bool inverse = false;
+};
+
+using RopeFn = void (*)(const RopeView&, const RopeArgs&);
+void rope_ref(const RopeView&, const RopeArgs&);
+void rope_cpu(const RopeView&, const RopeArgs&);
+
+}  // namespace skv::kernels

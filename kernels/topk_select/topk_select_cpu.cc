@@ -1,0 +1,1 @@
+#include "kernels/topk_select/topk_select.h"

@@ -1,0 +1,27 @@
+// Scratch memory handed out in order. Without a base it only counts: the same carving code sizes the buffer and fills it.
+#pragma once
+
+#include <cstdint>
+
+namespace skv::kv {
+
+class Arena {
+ public:
+  Arena() = default;
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+
+  template <class T>
+  T* take(int64_t n) {
+    used_ = (used_ + 63) / 64 * 64;
+    T* at = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += n * static_cast<int64_t>(sizeof(T));
+    return at;
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_ = nullptr;
+  int64_t used_ = 0;
+};
+
+}  // namespace skv::kv

@@ -1,0 +1,67 @@
+// What the operations of lib/kv share: layout, ops, pools and the session-wide scratch.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+
+#include "kernels/common/rope_view.h"
+#include "lib/device/device.h"
+#include "lib/kv/arena.h"
+#include "lib/kv/layout.h"
+#include "lib/kv/page_pool.h"
+#include "lib/kv/sequence.h"
+#include "lib/kv/store.h"
+
+namespace skv::kv {
+
+struct Context {
+  Context(const Geometry& g, const Policy& p, const kernels::RopeView& rope_view, const kernels::Ops& ops_table,
+          MemoryAccount& memory)
+      : layout{g, p},
+        rope(rope_view),
+        ops(ops_table),
+        account(memory),
+        exact(memory, SKV_TIER_FAST, SKV_PURPOSE_EXACT_KV, layout.exact_page_bytes()),
+        landmarks(memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.landmark_page_bytes()),
+        lowrank(memory, SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout.lowrank_page_bytes()),
+        table(memory, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout.table_page_bytes()),
+        values(memory, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout.block_page_bytes()),
+        keys(memory, SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout.block_page_bytes()),
+        outliers(memory, SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout.outlier_page_bytes()) {}
+
+  const Geometry& geometry() const { return layout.geometry; }
+  const Policy& policy() const { return layout.policy; }
+
+  Layout layout;
+  kernels::RopeView rope;
+  const kernels::Ops& ops;
+  MemoryAccount& account;
+  PagePool exact, landmarks, lowrank, table, values, keys, outliers;
+  Buffer seal_scratch;    // see seal.h
+  Buffer decode_scratch;  // see decode.h
+  StageTimes times;
+};
+
+// Grows a session-wide scratch buffer; its content is not kept.
+inline void ensure_scratch(Context& context, Buffer* buffer, int64_t bytes) {
+  if (buffer->bytes() >= bytes) return;
+  Buffer larger(context.account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, bytes);
+  *buffer = std::move(larger);
+}
+
+// Adds the time of a scope to a stage.
+class StageTimer {
+ public:
+  explicit StageTimer(int64_t* total) : total_(total), start_(std::chrono::steady_clock::now()) {}
+  ~StageTimer() {
+    *total_ += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count();
+  }
+  StageTimer(const StageTimer&) = delete;
+  StageTimer& operator=(const StageTimer&) = delete;
+
+ private:
+  int64_t* total_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace skv::kv

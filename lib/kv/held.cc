@@ -1,0 +1,104 @@
+// The budget's view of the store: the same sizes as the allocations, added up.
+#include <algorithm>
+
+#include "lib/kv/decode.h"
+#include "lib/kv/history.h"
+#include "lib/kv/layout.h"
+#include "lib/kv/page_pool.h"
+#include "lib/kv/seal.h"
+#include "lib/kv/store.h"
+
+namespace skv::kv {
+namespace {
+
+struct PageCounts {
+  int64_t exact = 0;
+  int64_t sealed = 0;    // landmark, table, value and key or low-rank pages: as many of each
+  int64_t outlier = 0;
+};
+
+class Prediction {
+ public:
+  explicit Prediction(const Layout& layout) : layout_(layout) {}
+
+  void add_sequence(int64_t n) {
+    const Policy& policy = layout_.policy;
+    const int64_t layers = layout_.geometry.layers;
+    const int64_t sealed = policy.compressed_after_prompt(n);
+    longest_ = std::max(longest_, n);
+    largest_seal_ = std::max(largest_seal_, sealed);
+    if (sealed == 0) {
+      pages_.exact += layers * ceil_div(n, kExactPageTokens);
+      return;
+    }
+    const int64_t n_chunks = sealed / policy.chunk;
+    const int64_t heads = layout_.geometry.kv_heads;
+    const int64_t outliers = policy.outlier_count(static_cast<int32_t>(n_chunks)) + (policy.keeps_first_chunk ? 1 : 0);
+    pages_.exact += layers * std::max(layout_.window_pages(), ceil_div(n, kExactPageTokens) - sealed / kExactPageTokens);
+    pages_.sealed += layers * ceil_div(n_chunks, layout_.chunks_per_page());
+    pages_.outlier += layers * heads * ceil_div(outliers, kOutliersPerPage);
+    const int32_t slots = policy.slot_capacity(n);
+    add(SKV_TIER_FAST, SKV_PURPOSE_SLOTS, layers * charged_bytes(layout_.slot_region_bytes(slots)));
+    add(SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE,
+        layers * (charged_bytes(layout_.slot_table_bytes(slots)) +
+                  charged_bytes(heads * layout_.excluded_words(n_chunks) * 8)));
+    if (policy.low_rank) add(SKV_TIER_FAST, SKV_PURPOSE_BASIS, layers * charged_bytes(layout_.basis_bytes()));
+  }
+
+  MemoryTable total() {
+    add_pages(SKV_TIER_FAST, SKV_PURPOSE_EXACT_KV, layout_.exact_page_bytes(), pages_.exact);
+    add_pages(SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout_.landmark_page_bytes(), pages_.sealed);
+    add_pages(SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout_.table_page_bytes(), pages_.sealed);
+    add_pages(SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout_.block_page_bytes(), pages_.sealed);
+    add_pages(SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout_.outlier_page_bytes(), pages_.outlier);
+    if (layout_.policy.low_rank) {
+      add_pages(SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout_.lowrank_page_bytes(), pages_.sealed);
+    } else {
+      add_pages(SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout_.block_page_bytes(), pages_.sealed);
+    }
+    if (longest_ > 0) {
+      add(SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, charged_bytes(decode_scratch_bytes(layout_, longest_)));
+    }
+    if (largest_seal_ > 0) {
+      add(SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, charged_bytes(seal_scratch_bytes(layout_, largest_seal_)));
+    }
+    return table_;
+  }
+
+ private:
+  void add(skv_tier tier, skv_purpose purpose, int64_t bytes) { table_.bytes[tier][purpose] += bytes; }
+  void add_pages(skv_tier tier, skv_purpose purpose, int64_t page_bytes, int64_t n_pages) {
+    add(tier, purpose, PagePool::charged(page_bytes, n_pages));
+  }
+
+  const Layout& layout_;
+  PageCounts pages_;
+  int64_t longest_ = 0;
+  int64_t largest_seal_ = 0;
+  MemoryTable table_ = {};
+};
+
+}  // namespace
+
+MemoryTable held_bytes(const Geometry& geometry, const Policy& policy, std::span<const int64_t> lengths) {
+  const Layout layout = {geometry, policy};
+  Prediction prediction(layout);
+  for (const int64_t n : lengths) {
+    if (n > 0) prediction.add_sequence(n);
+  }
+  return prediction.total();
+}
+
+MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, int64_t n) {
+  const Layout layout = {geometry, policy};
+  MemoryTable table = {};
+  table.bytes[SKV_TIER_HOST][SKV_PURPOSE_WORKSPACE] = charged_bytes(prefill_scratch_bytes(layout, n, 0));
+  if (policy.compressed_after_prompt(n) > 0) {
+    const int64_t extra = ceil_div(n, kExactPageTokens) - layout.window_pages();
+    table.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV] =
+        PagePool::charged(layout.exact_page_bytes(), std::max<int64_t>(extra, 0));
+  }
+  return table;
+}
+
+}  // namespace skv::kv

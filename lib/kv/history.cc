@@ -1,0 +1,276 @@
+#include "lib/kv/history.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "lib/kv/seal.h"
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+struct HistoryScratch {
+  kernels::KvSpan* spans;              // [kv_heads, bound]
+  kernels::AttnPrefillItem* items;     // [kv_heads]
+  void* attn_workspace;
+  // Compressed history only:
+  float* lse;                          // [kAttendTokens, q_heads]
+  void* tile;                          // K then V, [kv_heads, tile chunks, C, d] each
+  int32_t* slots;                      // 0, 1, 2, ...
+  int32_t* all_ids;                    // one tile's chunk ids, shared by the heads
+  int32_t* counts;                     // [kv_heads] chunks of the tile
+  kernels::ChunkFetchItem* fetch_items;
+  kernels::KeyRebuildItem* rebuild_items;
+  kernels::BasisSegment* segments;
+  // Selected turns only:
+  float* queries;                      // [kv_heads, kSelectQueries * group, d]
+  float* scores;                       // [kv_heads, n_chunks]
+  int32_t* ids;                        // [kv_heads, k]
+  int32_t* n_ids;                      // [kv_heads]
+  kernels::LandmarkScoreItem* score_items;
+  kernels::TopkSelectItem* topk_items;
+  void* select_workspace;
+};
+
+int32_t tile_chunks(const Layout& layout) { return static_cast<int32_t>(kTileTokens / layout.policy.chunk); }
+
+kernels::LandmarkScoreDesc block_score_desc(const Layout& layout) {
+  const Geometry& g = layout.geometry;
+  return {layout.policy.dtype, g.head_dim, static_cast<int32_t>(kSelectQueries) * g.group(), g.scale};
+}
+
+void carve_selection(Arena* arena, const Layout& layout, int64_t n_total, int64_t sealed, HistoryScratch* s) {
+  const Geometry& g = layout.geometry;
+  const int64_t n_chunks = sealed / layout.policy.chunk;
+  s->queries = arena->take<float>(kSelectQueries * g.q_heads * g.head_dim);
+  s->scores = arena->take<float>(g.kv_heads * n_chunks);
+  s->ids = arena->take<int32_t>(int64_t{g.kv_heads} * layout.policy.selected_chunks(n_total));
+  s->n_ids = arena->take<int32_t>(g.kv_heads);
+  s->score_items = arena->take<kernels::LandmarkScoreItem>(g.kv_heads);
+  s->topk_items = arena->take<kernels::TopkSelectItem>(g.kv_heads);
+  const std::size_t bytes =
+      std::max(kernels::landmark_score_workspace_bytes(block_score_desc(layout), g.kv_heads * n_chunks),
+               kernels::topk_select_workspace_bytes(g.kv_heads * n_chunks));
+  s->select_workspace = arena->take<char>(static_cast<int64_t>(bytes));
+}
+
+HistoryScratch carve_history(Arena* arena, const Layout& layout, int64_t n_total, int64_t sealed) {
+  const Geometry& g = layout.geometry;
+  const kernels::AttnPrefillDesc desc = {layout.policy.dtype, g.head_dim, g.group(), g.scale};
+  HistoryScratch s = {};
+  const int64_t outlier_pages = sealed / layout.policy.chunk / kOutliersPerPage + 2;
+  s.spans = arena->take<kernels::KvSpan>(g.kv_heads * (exact_span_bound(n_total - sealed) + outlier_pages));
+  s.items = arena->take<kernels::AttnPrefillItem>(g.kv_heads);
+  s.attn_workspace = arena->take<char>(static_cast<int64_t>(kernels::attn_prefill_workspace_bytes(desc)));
+  if (sealed == 0) return s;
+  s.lse = arena->take<float>(kAttendTokens * g.q_heads);
+  s.tile = arena->take<char>(int64_t{2} * g.kv_heads * tile_chunks(layout) * layout.block_bytes());
+  s.slots = arena->take<int32_t>(tile_chunks(layout));
+  s.all_ids = arena->take<int32_t>(tile_chunks(layout));
+  s.counts = arena->take<int32_t>(g.kv_heads);
+  s.fetch_items = arena->take<kernels::ChunkFetchItem>(2 * g.kv_heads);
+  s.rebuild_items = arena->take<kernels::KeyRebuildItem>(g.kv_heads);
+  s.segments = arena->take<kernels::BasisSegment>(g.kv_heads * segment_entries(layout.policy));
+  if (layout.policy.selected_turns) carve_selection(arena, layout, n_total, sealed, &s);
+  return s;
+}
+
+class BlockAttention {
+ public:
+  BlockAttention(Context& context, Sequence& sequence, int32_t layer, int64_t n_total)
+      : context_(context), layout_(context.layout), layer_(sequence.layers[static_cast<std::size_t>(layer)]) {
+    Arena arena(sequence.pending.scratch.data());
+    s_ = carve_history(&arena, layout_, n_total, layer_.sealed);
+    span_stride_ = exact_span_bound(n_total - layer_.sealed) + layer_.sealed / layout_.policy.chunk / kOutliersPerPage + 2;
+  }
+
+  void dense(int64_t pos, int64_t n, const float* q, float* out) {
+    start(pos, n, q, out);
+    const auto n_chunks = static_cast<int32_t>(layer_.sealed / layout_.policy.chunk);
+    for (int32_t first = 0; first < n_chunks; first += tile_chunks(layout_)) {
+      const int32_t count = std::min(tile_chunks(layout_), n_chunks - first);
+      for (int32_t i = 0; i < count; ++i) s_.all_ids[i] = first + i;
+      for (int32_t h = 0; h < heads(); ++h) s_.counts[h] = count;
+      decode_tile([&](int32_t) { return s_.all_ids; });
+      overlay_outliers(first, count);
+      attend_tile(int64_t{first} * layout_.policy.chunk);
+    }
+    attend_exact();
+  }
+
+  // Blocks of kSelectQueries queries: outliers, the chunks selected for the block, exact tokens.
+  void selected(int64_t pos, int64_t n, const float* q, float* out) {
+    const int64_t row = int64_t{layout_.geometry.q_heads} * layout_.geometry.head_dim;
+    for (int64_t at = 0; at < n; at += kSelectQueries) {
+      start(pos + at, std::min(kSelectQueries, n - at), q + at * row, out + at * row);
+      const int32_t k = select_chunks();
+      for (int32_t first = 0; first < k; first += tile_chunks(layout_)) {
+        for (int32_t h = 0; h < heads(); ++h) {
+          s_.counts[h] = std::clamp(s_.n_ids[h] - first, 0, tile_chunks(layout_));
+        }
+        decode_tile([&](int32_t h) { return s_.ids + int64_t{h} * k + first; });
+        attend_tile(0);  // all of it lies before the block, in whatever order
+      }
+      attend_outliers();
+      attend_exact();
+    }
+  }
+
+ private:
+  int32_t heads() const { return layout_.geometry.kv_heads; }
+
+  void start(int64_t pos, int64_t n, const float* q, float* out) {
+    pos_ = pos, n_ = n, q_ = q, out_ = out;
+    merged_ = false;
+  }
+
+  // One pass of the block's queries over spans(head) -> count, merged into what earlier passes gave.
+  template <class Spans>
+  void attend(Spans&& spans) {
+    const Geometry& g = layout_.geometry;
+    for (int32_t h = 0; h < heads(); ++h) {
+      kernels::AttnPrefillItem& item = s_.items[h];
+      kernels::KvSpan* list = s_.spans + h * span_stride_;
+      const int64_t head = int64_t{h} * g.group() * g.head_dim;
+      item.q = q_ + head;
+      item.q_stride = int64_t{g.q_heads} * g.head_dim;
+      item.n_q = static_cast<int32_t>(n_);
+      item.pos = pos_;
+      item.spans = list;
+      item.n_spans = spans(h, list);
+      item.out = out_ + head;
+      item.out_stride = item.q_stride;
+      item.lse = s_.lse ? s_.lse + int64_t{h} * g.group() : nullptr;
+      item.lse_stride = g.q_heads;
+      item.merge = merged_;
+    }
+    context_.ops.attn_prefill({layout_.policy.dtype, g.head_dim, g.group(), g.scale},
+                              {s_.items, static_cast<std::size_t>(heads())}, s_.attn_workspace);
+    merged_ = true;
+  }
+
+  void* tile_keys(int32_t head) const {
+    return offset_bytes(s_.tile, int64_t{head} * tile_chunks(layout_) * layout_.block_bytes());
+  }
+  void* tile_values(int32_t head) const { return tile_keys(heads() + head); }
+
+  // Keys and values of ids(head)[0, counts[head]) into the tile.
+  template <class Ids>
+  void decode_tile(Ids&& ids) {
+    const Policy& policy = layout_.policy;
+    const int32_t d = layout_.geometry.head_dim;
+    std::size_t n_fetch = 0;
+    for (int32_t i = 0; i < tile_chunks(layout_); ++i) s_.slots[i] = i;
+    for (int32_t h = 0; h < heads(); ++h) {
+      s_.fetch_items[n_fetch++] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h};
+      if (!policy.low_rank) {
+        s_.fetch_items[n_fetch++] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), s_.slots, s_.counts + h};
+        continue;
+      }
+      kernels::BasisSegment* segments = s_.segments + h * segment_entries(policy);
+      const int32_t n_segments = head_segments(layout_, layer_, h, segments);
+      s_.rebuild_items[h] = {lowrank_rows(layout_, layer_), segments, n_segments, ids(h), s_.slots, s_.counts + h,
+                             tile_keys(h)};
+    }
+    context_.ops.chunk_fetch({kernels::BlockCodec::raw, policy.dtype, policy.chunk, d}, {s_.fetch_items, n_fetch});
+    if (!policy.low_rank) return;
+    context_.ops.key_rebuild({policy.dtype, policy.rank, policy.chunk, d, context_.rope},
+                             {s_.rebuild_items, static_cast<std::size_t>(heads())});
+  }
+
+  // Outliers are exact: their bytes replace the decoded ones.
+  void overlay_outliers(int32_t first, int32_t count) {
+    const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
+    for (int32_t h = 0; h < heads(); ++h) {
+      const std::vector<int32_t>& chunks = layer_.outliers[static_cast<std::size_t>(h)].chunks;
+      for (std::size_t i = 0; i < chunks.size(); ++i) {
+        if (chunks[i] < first || chunks[i] >= first + count) continue;
+        const kernels::KvSpan block = outlier_block(layout_, layer_, h, static_cast<int64_t>(i));
+        const int64_t at = (chunks[i] - first) * layout_.block_bytes();
+        std::memcpy(offset_bytes(tile_keys(h), at), block.k, bytes);
+        std::memcpy(offset_bytes(tile_values(h), at), block.v, bytes);
+      }
+    }
+  }
+
+  void attend_tile(int64_t first_token) {
+    attend([&](int32_t h, kernels::KvSpan* list) {
+      list[0] = {tile_keys(h), tile_values(h), s_.counts[h] * layout_.policy.chunk, first_token};
+      return 1;
+    });
+  }
+
+  void attend_outliers() {
+    attend([&](int32_t h, kernels::KvSpan* list) {
+      const int32_t n = outlier_spans(layout_, layer_, h, list);
+      for (int32_t i = 0; i < n; ++i) list[i].pos = 0;  // a page's blocks are not in order; all lie before the block
+      return n;
+    });
+  }
+
+  void attend_exact() {
+    attend([&](int32_t h, kernels::KvSpan* list) {
+      return exact_spans(layout_, layer_, h, layer_.sealed, pos_ + n_, list);
+    });
+  }
+
+  // Returns the stride of ids: the number of chunks asked for.
+  int32_t select_chunks() {
+    const Geometry& g = layout_.geometry;
+    const auto n_chunks = static_cast<int32_t>(layer_.sealed / layout_.policy.chunk);
+    const int32_t k = layout_.policy.selected_chunks(pos_ + n_);
+    const int64_t width = int64_t{g.group()} * g.head_dim;
+    const int64_t rows = kSelectQueries * width;
+    for (int32_t h = 0; h < heads(); ++h) {
+      float* queries = s_.queries + h * rows;
+      for (int64_t t = 0; t < kSelectQueries; ++t) {
+        // A short block repeats its last query, which cannot change the maximum.
+        const float* from = q_ + std::min(t, n_ - 1) * g.q_heads * g.head_dim + h * width;
+        std::copy(from, from + width, queries + t * width);
+      }
+      float* scores = s_.scores + int64_t{h} * n_chunks;
+      s_.score_items[h] = {queries, landmark_rows(layout_, layer_, h), excluded_bits(layer_, h), n_chunks, scores};
+      s_.topk_items[h] = {scores, n_chunks, k, s_.ids + int64_t{h} * k, s_.n_ids + h};
+    }
+    const auto n_heads = static_cast<std::size_t>(heads());
+    context_.ops.landmark_score(block_score_desc(layout_), {s_.score_items, n_heads}, s_.select_workspace);
+    context_.ops.topk_select({s_.topk_items, n_heads}, s_.select_workspace);
+    return k;
+  }
+
+  Context& context_;
+  const Layout& layout_;
+  Layer& layer_;
+  HistoryScratch s_;
+  int64_t span_stride_;
+  int64_t pos_ = 0, n_ = 0;
+  const float* q_ = nullptr;
+  float* out_ = nullptr;
+  bool merged_ = false;
+};
+
+}  // namespace
+
+void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t first_pos, int64_t n, const float* q,
+                  float* out) {
+  const StageTimer timer(&context.times.prefill_attention_ns);
+  BlockAttention block(context, sequence, layer, sequence.length + sequence.pending.n);
+  const bool compressed = sequence.layers[static_cast<std::size_t>(layer)].sealed > 0;
+  const int64_t row = int64_t{context.geometry().q_heads} * context.geometry().head_dim;
+  for (int64_t at = 0; at < n; at += kAttendTokens) {
+    const int64_t count = std::min(kAttendTokens, n - at);
+    if (compressed && context.policy().selected_turns) {
+      block.selected(first_pos + at, count, q + at * row, out + at * row);
+    } else {
+      block.dense(first_pos + at, count, q + at * row, out + at * row);
+    }
+  }
+}
+
+int64_t prefill_scratch_bytes(const Layout& layout, int64_t n_total, int64_t sealed) {
+  Arena counter;
+  carve_history(&counter, layout, n_total, sealed);
+  return counter.used();
+}
+
+}  // namespace skv::kv

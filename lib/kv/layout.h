@@ -1,0 +1,57 @@
+// Sizes: how many bytes each piece of a sequence takes. The store allocates by these and the budget adds them up.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "lib/kv/policy.h"
+#include "shadowkv/types.h"
+
+namespace skv::kv {
+
+// Granularity of growth. Exact pages are small because a compressed sequence keeps a few of them for good; compressed
+// pages are counted in tokens so that they hold whole chunks of any size.
+inline constexpr int32_t kExactPageTokens = 64;
+inline constexpr int32_t kSealedPageTokens = 512;
+inline constexpr int32_t kOutliersPerPage = 8;
+inline constexpr int32_t kExcludedStep = 4096;  // chunks; growth of the bitset of chunks not to be scored
+inline constexpr int32_t kMaxRowTokens = 64;    // tokens of one decode row
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+struct Layout {
+  Geometry geometry;
+  Policy policy;
+
+  int64_t element() const { return dtype_bytes(policy.dtype); }
+  int32_t chunks_per_page() const { return kSealedPageTokens / policy.chunk; }
+  int64_t block_bytes() const { return int64_t{policy.chunk} * geometry.head_dim * element(); }
+
+  int64_t exact_page_bytes() const { return int64_t{2} * kExactPageTokens * geometry.key_width() * element(); }
+  int64_t landmark_page_bytes() const { return int64_t{chunks_per_page()} * geometry.key_width() * element(); }
+  int64_t lowrank_page_bytes() const { return int64_t{kSealedPageTokens} * policy.rank * element(); }
+  int64_t table_page_bytes() const { return int64_t{chunks_per_page()} * geometry.kv_heads * 2; }
+  int64_t block_page_bytes() const { return int64_t{chunks_per_page()} * geometry.kv_heads * block_bytes(); }
+  int64_t outlier_page_bytes() const { return int64_t{2} * kOutliersPerPage * block_bytes(); }
+
+  // B [kv_heads, r, d] and mu [M] in the KV dtype, eigenvalues [r] f32.
+  int64_t basis_bytes() const {
+    return int64_t{geometry.key_width()} * (policy.rank + 1) * element() + int64_t{policy.rank} * 4;
+  }
+  int64_t slot_region_bytes(int32_t capacity) const {  // K then V, [kv_heads, capacity, C, d] each
+    return int64_t{2} * geometry.kv_heads * capacity * block_bytes();
+  }
+  int64_t slot_table_bytes(int32_t capacity) const {  // chunk of slot, last used
+    return int64_t{geometry.kv_heads} * capacity * 8;
+  }
+  int64_t excluded_words(int64_t n_chunks) const { return round_up(n_chunks, kExcludedStep) / 64; }  // per head
+
+  // Tokens the exact pages of a compressed sequence can always hold: a full window, one decode row, one chunk of slack.
+  int64_t window_capacity() const {
+    return policy.window + policy.flush + kMaxRowTokens + policy.chunk;
+  }
+  int64_t window_pages() const { return ceil_div(window_capacity(), kExactPageTokens) + 1; }
+};
+
+}  // namespace skv::kv

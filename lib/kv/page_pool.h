@@ -1,0 +1,81 @@
+// Pages of one size and purpose, carved out of regions so that the bytes charged are the bytes the OS sees.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/chunk_fetch/chunk_fetch.h"
+#include "lib/base/memory.h"
+
+namespace skv::kv {
+
+// One page. codec and refs are what fork, prefix reuse and mixed codecs build on; today every page has one owner.
+struct Page {
+  void* data = nullptr;
+  int32_t region = 0;
+  int32_t refs = 0;
+  kernels::BlockCodec codec = kernels::BlockCodec::raw;
+};
+
+class PagePool {
+ public:
+  PagePool(MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64_t page_bytes);
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  Page* take();  // contents undefined; throws Error BUDGET / NOMEM
+  void put(Page* page) noexcept;
+
+  // Bytes charged for n pages when they are taken together.
+  static int64_t charged(int64_t page_bytes, int64_t n_pages);
+
+ private:
+  struct Region {
+    Buffer memory;
+    std::vector<Page> pages;
+    std::vector<int32_t> free;  // indices into pages
+  };
+  int32_t add_region();
+
+  MemoryAccount& account_;
+  skv_tier tier_;
+  skv_purpose purpose_;
+  int64_t page_bytes_;
+  std::vector<std::unique_ptr<Region>> regions_;  // null where a region was given back
+  std::vector<int32_t> open_;                     // regions with free pages
+};
+
+// A growing run of pages of one pool, with the plain pointer array that kernels want.
+class PageList {
+ public:
+  PageList() = default;
+  explicit PageList(PagePool* pool) : pool_(pool) {}
+  ~PageList() { shrink(0); }
+  PageList(PageList&& other) noexcept { *this = std::move(other); }
+  PageList& operator=(PageList&& other) noexcept;
+
+  int64_t size() const { return static_cast<int64_t>(pages_.size()); }
+  void* const* data() const { return pointers_.data(); }
+  void* operator[](int64_t i) const { return pointers_[static_cast<std::size_t>(i)]; }
+  // Strong guarantee: on a throw the list is as before.
+  void grow(int64_t n_pages);
+  void shrink(int64_t n_pages) noexcept;
+  // Room for n entries, so that rotate() up to there cannot fail.
+  void reserve_room(int64_t n);
+  // Gives back pages [first, last): their entries become null. For windows that move on.
+  void drop(int64_t first, int64_t last) noexcept;
+  // Moves up to n_wanted present pages of [first, last) to the end of the list; their old entries become null.
+  void rotate(int64_t first, int64_t last, int64_t n_wanted) noexcept;
+
+  // Moves the first n present pages down to entries [first, first + n) and gives back the others; no present page may
+  // lie before first, and there must be n.
+  void slide(int64_t first, int64_t n) noexcept;
+
+ private:
+  PagePool* pool_ = nullptr;
+  std::vector<Page*> pages_;
+  std::vector<void*> pointers_;
+};
+
+}  // namespace skv::kv

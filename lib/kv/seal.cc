@@ -1,0 +1,164 @@
+// The computing side of sealing, in the order of ShadowKV Alg. 1: landmarks, outliers, keys, values.
+#include "lib/kv/seal.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "lib/kv/key_coder.h"
+#include "lib/kv/seal_scratch.h"
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+constexpr double kMaxOutlierShare = 0.05;  // of all chunks of a head, extra outliers of flushes included
+
+struct Range {
+  int64_t from;  // tokens
+  int64_t to;
+  int32_t first_chunk;
+  int32_t n_chunks;
+};
+
+int32_t fill_spans(const Context& context, const Layer& layer, const Range& range, SealScratch* s) {
+  const int64_t bound = exact_span_bound(range.to - range.from);
+  int32_t n = 0;
+  for (int32_t h = 0; h < context.geometry().kv_heads; ++h) {
+    kernels::KvSpan* keys = s->key_spans + h * bound;
+    n = exact_spans(context.layout, layer, h, range.from, range.to, keys);
+    for (int32_t i = 0; i < n; ++i) {
+      kernels::KvSpan values = keys[i];
+      values.k = values.v;
+      s->value_spans[h * bound + i] = values;
+    }
+  }
+  return n;
+}
+
+void build_landmarks(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
+  const Geometry& g = context.geometry();
+  const int64_t bound = exact_span_bound(range.to - range.from);
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    s->landmark_items[h] = {s->key_spans + h * bound, n_spans, landmark_rows(context.layout, layer, h),
+                            range.first_chunk, s->min_cosine + int64_t{h} * range.n_chunks};
+  }
+  context.ops.landmark_build({context.policy().dtype, context.policy().chunk, g.head_dim},
+                             {s->landmark_items, static_cast<std::size_t>(g.kv_heads)});
+}
+
+void store_blocks(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
+  const Geometry& g = context.geometry();
+  const int64_t bound = exact_span_bound(range.to - range.from);
+  std::size_t n = 0;
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    s->store_items[n++] = {s->value_spans + h * bound, n_spans, value_rows(context.layout, layer, h),
+                           range.first_chunk};
+    if (context.policy().low_rank) continue;
+    s->store_items[n++] = {s->key_spans + h * bound, n_spans, key_rows(context.layout, layer, h), range.first_chunk};
+  }
+  context.ops.block_store({kernels::BlockCodec::raw, context.policy().dtype, context.policy().chunk, g.head_dim},
+                          {s->store_items, n});
+}
+
+// Keeps one chunk of one head exact. Its page must be there.
+void add_outlier(const Context& context, Layer& layer, int32_t head, int32_t chunk) noexcept {
+  HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(head)];
+  kernels::KvSpan from;
+  const int64_t token = int64_t{chunk} * context.policy().chunk;
+  exact_spans(context.layout, layer, head, token, token + context.policy().chunk, &from);
+  outliers.chunks.push_back(chunk);
+  const kernels::KvSpan to =
+      outlier_block(context.layout, layer, head, static_cast<int64_t>(outliers.chunks.size()) - 1);
+  const auto bytes = static_cast<std::size_t>(context.layout.block_bytes());
+  std::memcpy(const_cast<void*>(to.k), from.k, bytes);
+  std::memcpy(const_cast<void*>(to.v), from.v, bytes);
+  excluded_bits(layer, head)[chunk / 64] |= uint64_t{1} << (chunk % 64);
+}
+
+// The chunks whose least similar key is least similar to their mean.
+void select_outliers(const Context& context, const Range& range, bool first_chunk_apart, SealScratch* s) {
+  const Geometry& g = context.geometry();
+  const int32_t count = context.policy().outlier_count(range.n_chunks);
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    const float* cosine = s->min_cosine + int64_t{h} * range.n_chunks;
+    float* score = s->outlier_score + int64_t{h} * range.n_chunks;
+    for (int32_t j = 0; j < range.n_chunks; ++j) score[j] = 1.0f - std::min(cosine[j], 1.0f);
+    if (first_chunk_apart) score[0] = -1.0f;
+    s->topk_items[h] = {score, range.n_chunks, count, s->outlier_ids + int64_t{h} * count, s->n_outlier_ids + h};
+  }
+  context.ops.topk_select({s->topk_items, static_cast<std::size_t>(g.kv_heads)}, s->topk_workspace);
+}
+
+void keep_outliers(const Context& context, Layer& layer, const Range& range, SealScratch* s) {
+  const bool first_chunk = context.policy().keeps_first_chunk && range.first_chunk == 0;
+  select_outliers(context, range, first_chunk, s);
+  const int32_t count = context.policy().outlier_count(range.n_chunks);
+  for (int32_t h = 0; h < context.geometry().kv_heads; ++h) {
+    if (first_chunk) add_outlier(context, layer, h, 0);
+    for (int32_t i = 0; i < s->n_outlier_ids[h]; ++i) {
+      add_outlier(context, layer, h, range.first_chunk + s->outlier_ids[int64_t{h} * count + i]);
+    }
+  }
+}
+
+// Chunks of a flush that the low-rank form misses by more than the bound stay exact too, worst first, while memory and
+// the share of outliers allow.
+void keep_missed_chunks(Context& context, Layer& layer, const Range& range, double bound, SealScratch* s) noexcept {
+  const Geometry& g = context.geometry();
+  const auto cap = static_cast<int64_t>(kMaxOutlierShare * (range.first_chunk + range.n_chunks));
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(h)];
+    float* score = s->outlier_score + int64_t{h} * range.n_chunks;
+    for (int32_t j = 0; j < range.n_chunks; ++j) {
+      const double energy = s->energy[int64_t{j} * g.kv_heads + h];
+      const double missed = s->residual[int64_t{j} * g.kv_heads + h];
+      const int32_t chunk = range.first_chunk + j;
+      const bool excluded = (excluded_bits(layer, h)[chunk / 64] >> (chunk % 64)) & 1;
+      score[j] = !excluded && missed > bound * bound * energy ? static_cast<float>(missed / energy) : -1.0f;
+    }
+    try {
+      while (static_cast<int64_t>(outliers.chunks.size()) < cap) {
+        const float* worst = std::max_element(score, score + range.n_chunks);
+        if (*worst < 0.0f) break;
+        const auto held = static_cast<int64_t>(outliers.chunks.size());
+        outliers.pages.grow(ceil_div(held + 1, kOutliersPerPage));
+        outliers.chunks.reserve(static_cast<std::size_t>(held + 1));
+        add_outlier(context, layer, h, range.first_chunk + static_cast<int32_t>(worst - score));
+        score[worst - score] = -1.0f;
+      }
+    } catch (const std::exception&) {
+      // No memory for more: these chunks are served by their low-rank keys.
+    }
+  }
+}
+
+void reset_table(const Context& context, const Layer& layer, const Range& range) {
+  for (int32_t h = 0; h < context.geometry().kv_heads; ++h) {
+    const kernels::PagedRows table = table_rows(context.layout, layer, h);
+    for (int32_t j = 0; j < range.n_chunks; ++j) *static_cast<int16_t*>(table.row(range.first_chunk + j)) = -1;
+  }
+}
+
+}  // namespace
+
+void run_seal(Context& context, Sequence& sequence, Layer& layer, int64_t to) noexcept {
+  const StageTimer timer(&context.times.compress_ns);
+  const int32_t chunk = context.policy().chunk;
+  const Range range = {layer.sealed, to, static_cast<int32_t>(layer.sealed / chunk),
+                       static_cast<int32_t>((to - layer.sealed) / chunk)};
+  Arena arena(context.seal_scratch.data());
+  SealScratch s = carve_seal(&arena, context.layout, to - layer.sealed);
+  const int32_t n_spans = fill_spans(context, layer, range, &s);
+  build_landmarks(context, layer, range, n_spans, &s);
+  store_blocks(context, layer, range, n_spans, &s);
+  reset_table(context, layer, range);
+  keep_outliers(context, layer, range, &s);
+  if (context.policy().low_rank) {
+    const bool flush = range.first_chunk > 0;
+    const double bound = code_keys(context, sequence, layer, range.from, range.to, &s);
+    if (flush) keep_missed_chunks(context, layer, range, bound, &s);
+  }
+  layer.sealed = to;
+}
+
+}  // namespace skv::kv

@@ -1,0 +1,236 @@
+#include "lib/kv/store.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "lib/base/status.h"
+#include "lib/kv/context.h"
+#include "lib/kv/decode.h"
+#include "lib/kv/history.h"
+#include "lib/kv/seal.h"
+#include "lib/kv/truncate.h"
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+// What is compressed once a prompt has taken the sequence to `total` tokens.
+int64_t target_after_prompt(const Policy& policy, int64_t sealed, int64_t total) {
+  if (sealed == 0) return policy.compressed_after_prompt(total);
+  const bool due = policy.flushes && total - sealed >= policy.window + policy.flush;
+  return due ? (total - policy.window) / policy.chunk * policy.chunk : sealed;
+}
+
+// The same after decoding: one flush at a time.
+int64_t target_after_decode(const Policy& policy, int64_t sealed, int64_t total) {
+  if (sealed == 0) return policy.compressed_after_prompt(total);
+  const bool due = policy.flushes && total - sealed >= policy.window + policy.flush;
+  return due ? sealed + policy.flush : sealed;
+}
+
+// Pages that a sequence as it stands must not lose.
+int64_t pages_in_use(const Layout& layout, int64_t length, int64_t sealed) {
+  const int64_t pages = ceil_div(length, kExactPageTokens);
+  return sealed == 0 ? pages : std::max(pages, sealed / kExactPageTokens + layout.window_pages());
+}
+
+}  // namespace
+
+struct Store::Impl {
+  Impl(const Geometry& g, const Policy& p, const kernels::RopeView& rope, const kernels::Ops& ops, MemoryAccount& account)
+      : context(g, p, rope, ops, account) {}
+  Context context;
+  std::vector<std::unique_ptr<Sequence>> sequences;  // destroyed before the pools
+};
+
+Store::Store(const Geometry& geometry, const Policy& policy, const kernels::RopeView& rope, const kernels::Ops& ops,
+             MemoryAccount& account)
+    : impl_(std::make_unique<Impl>(geometry, policy, rope, ops, account)) {}
+
+Store::~Store() = default;
+
+const Policy& Store::policy() const { return impl_->context.policy(); }
+const Geometry& Store::geometry() const { return impl_->context.geometry(); }
+const StageTimes& Store::times() const { return impl_->context.times; }
+
+Sequence* Store::open() {
+  auto sequence = std::make_unique<Sequence>();
+  init_layers(impl_->context, *sequence);
+  impl_->sequences.push_back(std::move(sequence));
+  return impl_->sequences.back().get();
+}
+
+void Store::close(Sequence* sequence) noexcept {
+  std::erase_if(impl_->sequences, [&](const auto& s) { return s.get() == sequence; });
+}
+
+int64_t Store::length(const Sequence* sequence) const { return sequence->length; }
+
+void Store::begin_prefill(Sequence* sequence, int64_t n) {
+  Context& context = impl_->context;
+  if (sequence->pending.n != 0 || n <= 0) fail(SKV_E_INTERNAL, "begin_prefill of %lld tokens out of turn", (long long)n);
+  const int64_t total = sequence->length + n, sealed = sequence->sealed();
+  PendingPrefill pending;
+  pending.n = n;
+  pending.sealed_before = sealed;
+  pending.sealed_target = target_after_prompt(context.policy(), sealed, total);
+  pending.scratch = Buffer(context.account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE,
+                           prefill_scratch_bytes(context.layout, total, sealed));
+  ensure_scratch(context, &context.decode_scratch, decode_scratch_bytes(context.layout, total));
+  if (pending.sealed_target > sealed) {
+    ensure_scratch(context, &context.seal_scratch, seal_scratch_bytes(context.layout, pending.sealed_target - sealed));
+  }
+  if (sealed > 0) ensure_slots(context, *sequence, total);
+  sequence->pending = std::move(pending);
+}
+
+void Store::prefill_append(Sequence* sequence, int32_t layer_index, int64_t start, int64_t n, const float* k,
+                           const float* v) {
+  Context& context = impl_->context;
+  const Geometry& g = context.geometry();
+  Layer& layer = sequence->layers[static_cast<std::size_t>(layer_index)];
+  const int64_t first = sequence->length + start;
+  layer.exact.grow(std::max(layer.exact.size(), ceil_div(first + n, kExactPageTokens)));
+  context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(), first, n,
+                         k, v});
+}
+
+void Store::prefill_attend(Sequence* sequence, int32_t layer, int64_t start, int64_t n, const float* q, float* out) {
+  attend_block(impl_->context, *sequence, layer, sequence->length + start, n, q, out);
+}
+
+void Store::prefill_finish_layer(Sequence* sequence, int32_t layer_index) {
+  Context& context = impl_->context;
+  Layer& layer = sequence->layers[static_cast<std::size_t>(layer_index)];
+  const PendingPrefill& pending = sequence->pending;
+  if (pending.sealed_target == layer.sealed) return;
+  // Pages that the sequence had before stay until commit, so that abort can go back to them.
+  const int64_t kept = pages_in_use(context.layout, sequence->length, pending.sealed_before);
+  prepare_layer(context, layer, pending.sealed_target, sequence->length + pending.n);
+  run_seal(context, *sequence, layer, pending.sealed_target);
+  settle_window(context, layer, kept);
+}
+
+void Store::prefill_commit(Sequence* sequence) noexcept {
+  const PendingPrefill& pending = sequence->pending;
+  for (Layer& layer : sequence->layers) {
+    layer.exact.drop(pending.sealed_before / kExactPageTokens, pending.sealed_target / kExactPageTokens);
+  }
+  sequence->length += pending.n;
+  sequence->pending = PendingPrefill{};
+}
+
+void Store::prefill_abort(Sequence* sequence) noexcept {
+  if (sequence->pending.n == 0) return;
+  for (Layer& layer : sequence->layers) {
+    unseal(impl_->context, layer, sequence->pending.sealed_before);
+    trim_layer(impl_->context, layer, sequence->length);
+  }
+  sequence->pending = PendingPrefill{};
+}
+
+void Store::decode_reserve(Sequence* sequence, int32_t n) {
+  Context& context = impl_->context;
+  if (sequence->pending.n != 0 || n < 1 || n > kMaxRowTokens) {
+    fail(SKV_E_INTERNAL, "decode_reserve of %d tokens out of turn", n);
+  }
+  const int64_t total = sequence->length + n, sealed = sequence->sealed();
+  const int64_t target = target_after_decode(context.policy(), sealed, total);
+  ensure_scratch(context, &context.decode_scratch, decode_scratch_bytes(context.layout, total));
+  if (sealed > 0) ensure_slots(context, *sequence, total);
+  try {
+    for (Layer& layer : sequence->layers) {
+      layer.exact.grow(std::max(layer.exact.size(), ceil_div(total, kExactPageTokens)));
+      if (target == sealed) continue;
+      // After the seal the window slides on; what the pages it leaves do not cover is taken now.
+      const int64_t missing = target / kExactPageTokens + context.layout.window_pages() - layer.exact.size();
+      const int64_t freed = target / kExactPageTokens - sealed / kExactPageTokens;
+      if (missing > freed) layer.exact.grow(layer.exact.size() + missing - freed);
+    }
+    if (target > sealed) prepare_seal(context, *sequence, target, total);
+  } catch (...) {
+    for (Layer& layer : sequence->layers) trim_layer(context, layer, sequence->length);
+    throw;
+  }
+  sequence->step_base = sequence->step_next;
+  sequence->step_next += static_cast<uint32_t>(n);
+}
+
+void Store::decode_append(int32_t layer_index, std::span<const DecodeRow> rows, const float* k, const float* v) {
+  const Context& context = impl_->context;
+  const Geometry& g = context.geometry();
+  for (const DecodeRow& row : rows) {
+    const Layer& layer = row.sequence->layers[static_cast<std::size_t>(layer_index)];
+    const int64_t at = row.first * g.key_width();
+    context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(),
+                           row.sequence->length, row.n, k + at, v + at});
+  }
+}
+
+void Store::decode_attend(int32_t layer, std::span<const DecodeRow> rows, const float* q, float* out) {
+  attend_rows(impl_->context, layer, rows, q, out);
+}
+
+void Store::decode_commit(Sequence* sequence, int32_t n) noexcept {
+  Context& context = impl_->context;
+  sequence->length += n;
+  sequence->counters.decode_tokens += n;
+  const int64_t before = sequence->sealed();
+  const int64_t target = target_after_decode(context.policy(), before, sequence->length);
+  if (target == before) return;
+  for (Layer& layer : sequence->layers) {
+    run_seal(context, *sequence, layer, target);
+    settle_window(context, layer, before / kExactPageTokens);
+  }
+  ++sequence->counters.flushes;
+}
+
+void Store::truncate(Sequence* sequence, int64_t length) {
+  if (sequence->pending.n != 0 || length < 0 || length > sequence->length) {
+    fail(SKV_E_INTERNAL, "truncate to %lld out of turn", static_cast<long long>(length));
+  }
+  if (length < sequence->length) truncate_sequence(impl_->context, *sequence, length);
+}
+
+void Store::stats(const Sequence* sequence, skv_kv_stats* out) const {
+  const Policy& policy = impl_->context.policy();
+  const Counters& c = sequence->counters;
+  out->is_dense = sequence->sealed() == 0;
+  out->n_tokens = sequence->length;
+  out->n_compressed = sequence->sealed();
+  out->n_exact = sequence->length - sequence->sealed();
+  out->n_segments = 0;
+  out->n_outlier_chunks = 0;
+  double energy = 0.0, missed = 0.0;
+  for (const Layer& layer : sequence->layers) {
+    out->n_segments = std::max(out->n_segments, static_cast<int32_t>(layer.segments.size()));
+    for (const HeadOutliers& head : layer.outliers) out->n_outlier_chunks += static_cast<int64_t>(head.chunks.size());
+    energy += layer.key_energy;
+    missed += layer.missed_energy;
+  }
+  out->budget_tokens = out->is_dense ? 0 : policy.selected_chunks(sequence->length) * policy.chunk;
+  out->n_flushes = c.flushes;
+  out->n_forced_segments = c.forced_segments;
+  out->n_lossy_tokens = c.lossy_tokens;
+  out->decode_tokens = c.decode_tokens;
+  out->selected_chunks = c.selected_chunks;
+  out->slot_hits = c.slot_hits;
+  out->attended_tokens = c.attended_tokens;
+  out->attention_calls = c.attention_calls;
+  out->bytes_read = c.bytes_read;
+  out->key_energy = energy > 0.0 ? 1.0 - missed / energy : 1.0;
+}
+
+void Store::clear_slots(Sequence* sequence) noexcept {
+  for (Layer& layer : sequence->layers) {
+    for (int32_t h = 0; h < geometry().kv_heads && layer.slots.capacity > 0; ++h) {
+      std::fill_n(chunk_of_slot(layer, h), layer.slots.capacity, -1);
+      std::fill_n(slot_last_used(impl_->context.layout, layer, h), layer.slots.capacity, 0u);
+      const kernels::PagedRows table = table_rows(impl_->context.layout, layer, h);
+      for (int64_t c = 0; c < layer.sealed / policy().chunk; ++c) *static_cast<int16_t*>(table.row(c)) = -1;
+    }
+  }
+}
+
+}  // namespace skv::kv

@@ -1,0 +1,107 @@
+#include "lib/kv/truncate.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "lib/kv/seal.h"
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+// Decodes one chunk of every head into K and V blocks: exact where it is an outlier.
+class ChunkDecoder {
+ public:
+  explicit ChunkDecoder(Context& context) : context_(context), layout_(context.layout) {
+    Arena counter;
+    carve(&counter);
+    ensure_scratch(context, &context.seal_scratch, counter.used());
+    Arena arena(context.seal_scratch.data());
+    carve(&arena);
+  }
+
+  void decode(const Layer& layer, int32_t chunk) {
+    const Geometry& g = layout_.geometry;
+    const Policy& policy = layout_.policy;
+    numbers_[0] = chunk, numbers_[1] = 0, numbers_[2] = 1;  // chunk, slot, count
+    std::vector<kernels::ChunkFetchItem> fetch;
+    std::vector<kernels::KeyRebuildItem> rebuild;
+    for (int32_t h = 0; h < g.kv_heads; ++h) {
+      fetch.push_back({value_rows(layout_, layer, h), values(h), numbers_, numbers_ + 1, numbers_ + 2});
+      if (!policy.low_rank) {
+        fetch.push_back({key_rows(layout_, layer, h), keys(h), numbers_, numbers_ + 1, numbers_ + 2});
+        continue;
+      }
+      kernels::BasisSegment* segments = segments_ + h * segment_entries(policy);
+      const int32_t n = head_segments(layout_, layer, h, segments);
+      rebuild.push_back({lowrank_rows(layout_, layer), segments, n, numbers_, numbers_ + 1, numbers_ + 2, keys(h)});
+    }
+    context_.ops.chunk_fetch({kernels::BlockCodec::raw, policy.dtype, policy.chunk, g.head_dim}, fetch);
+    if (policy.low_rank) {
+      context_.ops.key_rebuild({policy.dtype, policy.rank, policy.chunk, g.head_dim, context_.rope}, rebuild);
+    }
+    overlay_outliers(layer, chunk);
+  }
+
+  void* keys(int32_t head) const { return offset_bytes(blocks_, head * layout_.block_bytes()); }
+  void* values(int32_t head) const { return keys(layout_.geometry.kv_heads + head); }
+
+ private:
+  void carve(Arena* arena) {
+    const int64_t heads = layout_.geometry.kv_heads;
+    blocks_ = arena->take<char>(2 * heads * layout_.block_bytes());
+    numbers_ = arena->take<int32_t>(3);
+    segments_ = arena->take<kernels::BasisSegment>(heads * segment_entries(layout_.policy));
+  }
+
+  void overlay_outliers(const Layer& layer, int32_t chunk) {
+    const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
+    for (int32_t h = 0; h < layout_.geometry.kv_heads; ++h) {
+      const std::vector<int32_t>& chunks = layer.outliers[static_cast<std::size_t>(h)].chunks;
+      const auto at = std::find(chunks.begin(), chunks.end(), chunk);
+      if (at == chunks.end()) continue;
+      const kernels::KvSpan block = outlier_block(layout_, layer, h, at - chunks.begin());
+      std::memcpy(keys(h), block.k, bytes);
+      std::memcpy(values(h), block.v, bytes);
+    }
+  }
+
+  Context& context_;
+  const Layout& layout_;
+  void* blocks_ = nullptr;
+  int32_t* numbers_ = nullptr;
+  kernels::BasisSegment* segments_ = nullptr;
+};
+
+// The decoded chunk's rows as exact tokens from `token` on.
+void write_exact(const Context& context, Layer& layer, const ChunkDecoder& chunk, int64_t token) {
+  const Layout& layout = context.layout;
+  const auto bytes = static_cast<std::size_t>(layout.block_bytes());
+  for (int32_t h = 0; h < layout.geometry.kv_heads; ++h) {
+    kernels::KvSpan row;
+    exact_spans(layout, layer, h, token, token + layout.policy.chunk, &row);
+    std::memcpy(const_cast<void*>(row.k), chunk.keys(h), bytes);
+    std::memcpy(const_cast<void*>(row.v), chunk.values(h), bytes);
+  }
+}
+
+}  // namespace
+
+void truncate_sequence(Context& context, Sequence& sequence, int64_t length) {
+  if (length < sequence.sealed()) {
+    const int64_t sealed = length / context.policy().chunk * context.policy().chunk;
+    ChunkDecoder chunk(context);
+    for (Layer& layer : sequence.layers) {
+      if (length > sealed) chunk.decode(layer, static_cast<int32_t>(sealed / context.policy().chunk));
+      layer.exact.slide(sealed / kExactPageTokens, context.layout.window_pages());
+      if (length > sealed) write_exact(context, layer, chunk, sealed);
+      unseal(context, layer, sealed);
+    }
+    sequence.counters.lossy_tokens += context.policy().low_rank ? length - sealed : 0;
+  }
+  sequence.length = length;
+  for (Layer& layer : sequence.layers) trim_layer(context, layer, length);
+}
+
+}  // namespace skv::kv

@@ -1,0 +1,105 @@
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+kernels::PagedRows rows_of(const Layout& layout, const PageList& pages, int32_t head, int64_t row_bytes) {
+  kernels::PagedRows rows;
+  rows.pages = pages.data();
+  rows.rows_per_page = layout.chunks_per_page();
+  rows.row_bytes = static_cast<int32_t>(row_bytes);
+  rows.offset_bytes = int64_t{head} * rows.rows_per_page * row_bytes;
+  return rows;
+}
+
+}  // namespace
+
+kernels::PagedRows landmark_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return rows_of(layout, layer.landmarks, head, layout.geometry.head_dim * layout.element());
+}
+
+kernels::PagedRows table_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return rows_of(layout, layer.table, head, 2);
+}
+
+kernels::PagedRows value_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return rows_of(layout, layer.values, head, layout.block_bytes());
+}
+
+kernels::PagedRows key_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return rows_of(layout, layer.keys, head, layout.block_bytes());
+}
+
+kernels::PagedRows lowrank_rows(const Layout& layout, const Layer& layer) {
+  return rows_of(layout, layer.lowrank, 0, int64_t{layout.policy.chunk} * layout.policy.rank * layout.element());
+}
+
+int64_t exact_span_bound(int64_t n_tokens) { return n_tokens / kExactPageTokens + 2; }
+
+int32_t exact_spans(const Layout& layout, const Layer& layer, int32_t head, int64_t from, int64_t to,
+                    kernels::KvSpan* spans) {
+  const int64_t row_bytes = layout.geometry.head_dim * layout.element();
+  const int64_t half = layout.exact_page_bytes() / 2;
+  int32_t n = 0;
+  for (int64_t at = from; at < to;) {
+    const int64_t row = at % kExactPageTokens;
+    const int64_t count = std::min<int64_t>(kExactPageTokens - row, to - at);
+    const void* page = layer.exact[at / kExactPageTokens];
+    const int64_t offset = (int64_t{head} * kExactPageTokens + row) * row_bytes;
+    spans[n++] = {offset_bytes(page, offset), offset_bytes(page, half + offset), static_cast<int32_t>(count), at};
+    at += count;
+  }
+  return n;
+}
+
+int32_t outlier_spans(const Layout& layout, const Layer& layer, int32_t head, kernels::KvSpan* spans) {
+  const auto n = static_cast<int64_t>(layer.outliers[static_cast<std::size_t>(head)].chunks.size());
+  int32_t count = 0;
+  for (int64_t i = 0; i < n; i += kOutliersPerPage) {
+    spans[count] = outlier_block(layout, layer, head, i);
+    spans[count++].n = static_cast<int32_t>(std::min<int64_t>(kOutliersPerPage, n - i)) * layout.policy.chunk;
+  }
+  return count;
+}
+
+kernels::KvSpan outlier_block(const Layout& layout, const Layer& layer, int32_t head, int64_t i) {
+  const HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(head)];
+  const void* page = outliers.pages[i / kOutliersPerPage];
+  const int64_t offset = i % kOutliersPerPage * layout.block_bytes();
+  const int64_t half = layout.outlier_page_bytes() / 2;
+  return {offset_bytes(page, offset), offset_bytes(page, half + offset), layout.policy.chunk,
+          int64_t{outliers.chunks[static_cast<std::size_t>(i)]} * layout.policy.chunk};
+}
+
+int32_t head_segments(const Layout& layout, const Layer& layer, int32_t head, kernels::BasisSegment* segments) {
+  const Geometry& g = layout.geometry;
+  const int64_t b_head = int64_t{layout.policy.rank} * g.head_dim * layout.element();
+  int32_t n = 0;
+  for (const Segment& segment : layer.segments) {
+    const void* base = segment.basis->memory.data();
+    segments[n++] = {offset_bytes(base, head * b_head),
+                     offset_bytes(base, g.kv_heads * b_head + int64_t{head} * g.head_dim * layout.element()),
+                     segment.first_chunk};
+  }
+  return n;
+}
+
+void* slot_keys(const Layout& layout, const Layer& layer, int32_t head) {
+  return offset_bytes(layer.slots.region.data(), int64_t{head} * layer.slots.capacity * layout.block_bytes());
+}
+
+void* slot_values(const Layout& layout, const Layer& layer, int32_t head) {
+  const int64_t heads = layout.geometry.kv_heads + head;
+  return offset_bytes(layer.slots.region.data(), heads * layer.slots.capacity * layout.block_bytes());
+}
+
+int32_t* chunk_of_slot(const Layer& layer, int32_t head) {
+  return layer.slots.table.as<int32_t>() + int64_t{head} * layer.slots.capacity;
+}
+
+uint32_t* slot_last_used(const Layout& layout, const Layer& layer, int32_t head) {
+  const int64_t heads = layout.geometry.kv_heads + head;
+  return layer.slots.table.as<uint32_t>() + heads * layer.slots.capacity;
+}
+
+}  // namespace skv::kv

@@ -1,0 +1,361 @@
+#include "kernels/attn_decode/attn_decode.h"
+
+#include <memory>
+
+#include "tests/kernels/kernel_test.h"
+
+namespace skv::kernels {
+namespace {
+
+using namespace skv::test;
+
+// One item with its own exactly placed inputs.
+struct Case {
+  AttnDecodeDesc desc;
+  std::vector<std::unique_ptr<Buffer<char>>> storage;
+  std::vector<KvSpan> spans;
+  std::vector<int32_t> ids;
+  std::unique_ptr<Buffer<float>> q, out, lse;
+  AttnDecodeItem item;
+  float amplitude = 0;  // the largest scale * sum |q k|: rounding of a logit is proportional to it
+  float max_v = 0;
+  int64_t rows = 0;
+};
+
+void* make_rows(Random& rng, Case* c, Fill fill, int64_t rows, float scale, Buffer<char>** keep = nullptr) {
+  c->storage.push_back(std::make_unique<Buffer<char>>(rows * c->desc.head_dim * dtype_bytes(c->desc.dtype)));
+  if (keep != nullptr) *keep = c->storage.back().get();
+  fill_rows(rng, fill, c->desc.dtype, c->storage.back()->data(), rows, c->desc.head_dim, scale);
+  return c->storage.back()->data();
+}
+
+void measure(Case* c, const void* k, const void* v, int64_t rows) {
+  const int64_t dim = c->desc.head_dim;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int32_t g = 0; g < c->desc.group; ++g) {
+      float sum = 0;
+      for (int64_t d = 0; d < dim; ++d) {
+        sum += std::fabs((*c->q)[g * dim + d] * load_f32(k, c->desc.dtype, r * dim + d));
+      }
+      c->amplitude = std::max(c->amplitude, c->desc.scale * sum);
+    }
+    for (int64_t d = 0; d < dim; ++d) c->max_v = std::max(c->max_v, std::fabs(load_f32(v, c->desc.dtype, r * dim + d)));
+  }
+}
+
+void add_span(Random& rng, Case* c, Fill fill, int32_t n) {
+  const float key_scale = fill == Fill::extremes ? 1e-3f : fill == Fill::biased ? 0.1f : 1.0f;
+  KvSpan span{make_rows(rng, c, fill, n, key_scale), make_rows(rng, c, fill, n, 1.0f), n, 0};
+  measure(c, span.k, span.v, n);
+  c->spans.push_back(span);
+  c->rows += n;
+}
+
+void add_blocks(Random& rng, Case* c, Fill fill, int32_t block_tokens, int32_t n_ids) {
+  const int32_t slots = n_ids + 3;
+  const float key_scale = fill == Fill::extremes ? 1e-3f : fill == Fill::biased ? 0.1f : 1.0f;
+  KvBlocks& b = c->item.blocks;
+  b.k = make_rows(rng, c, fill, int64_t{slots} * block_tokens, key_scale);
+  b.v = make_rows(rng, c, fill, int64_t{slots} * block_tokens, 1.0f);
+  measure(c, b.k, b.v, int64_t{slots} * block_tokens);
+  b.block_bytes = int64_t{block_tokens} * c->desc.head_dim * dtype_bytes(c->desc.dtype);
+  b.block_tokens = block_tokens;
+  for (int32_t i = 0; i < slots; ++i) c->ids.push_back(i);
+  for (int32_t i = slots - 1; i > 0; --i) std::swap(c->ids[i], c->ids[rng.integer(0, i)]);
+  c->ids.resize(n_ids);
+  c->rows += int64_t{n_ids} * block_tokens;
+}
+
+std::unique_ptr<Case> make_case(Random& rng, const AttnDecodeDesc& desc) {
+  auto c = std::make_unique<Case>();
+  c->desc = desc;
+  const int64_t n = int64_t{desc.group} * desc.head_dim;
+  c->q = std::make_unique<Buffer<float>>(n);
+  c->out = std::make_unique<Buffer<float>>(n);
+  c->lse = std::make_unique<Buffer<float>>(desc.group);
+  fill_rows(rng, Fill::normal, DType::f32, c->q->data(), desc.group, desc.head_dim);
+  return c;
+}
+
+AttnDecodeItem& finish(Case* c) {
+  c->item.q = c->q->data();
+  c->item.spans = c->spans.data();
+  c->item.n_spans = static_cast<int32_t>(c->spans.size());
+  c->item.blocks.ids = c->ids.data();
+  c->item.blocks.n_ids = static_cast<int32_t>(c->ids.size());
+  c->item.out = c->out->data();
+  c->item.lse = c->lse->data();
+  return c->item;
+}
+
+void run_cpu(const AttnDecodeDesc& desc, const std::vector<AttnDecodeItem>& items, int64_t rows) {
+  const auto bytes = attn_decode_workspace_bytes(desc, static_cast<int64_t>(items.size()), rows);
+  Buffer<char> workspace(static_cast<int64_t>(bytes), 64);
+  attn_decode_cpu(desc, items, workspace.data());
+}
+
+std::string describe(const Case& c, const char* what) {
+  return std::string(what) + " D=" + std::to_string(c.desc.head_dim) + " G=" + std::to_string(c.desc.group) +
+         " dtype=" + std::to_string(static_cast<int>(c.desc.dtype)) + " rows=" + std::to_string(c.rows);
+}
+
+void compare_with_reference(Case* c, const char* what) {
+  const AttnDecodeItem item = finish(c);
+  run_cpu(c->desc, {item}, c->rows);
+  std::vector<float> out(c->out->size()), lse(c->lse->size());
+  AttnDecodeItem ref = item;
+  ref.out = out.data();
+  ref.lse = lse.data();
+  attn_decode_ref(c->desc, std::span(&ref, 1), nullptr);
+  const float error = 1e-5f + c->amplitude * 0x1p-22f;
+  expect_close(c->out->span(), out, error * c->max_v, describe(*c, what) + " out");
+  expect_close(c->lse->span(), lse, error * std::max(1.0f, max_abs(lse)), describe(*c, what) + " lse");
+}
+
+AttnDecodeDesc make_desc(DType dtype, int32_t dim, int32_t group) {
+  return {dtype, dim, group, 1.0f / std::sqrt(static_cast<float>(dim))};
+}
+
+TEST(AttnDecode, matches_reference_for_every_shape_and_fill) {
+  Random rng;
+  for_each_target([&] {
+    for (const int32_t dim : {32, 64, 80, 96, 128, 256, 8, 20, 2}) {
+      for (const int32_t group : {1, 2, 3, 4, 7, 8, 9, 16}) {
+        const auto c = make_case(rng, make_desc(rng.pick({DType::bf16, DType::f32}), dim, group));
+        const Fill fill = kAllFills[rng.integer(0, 4)];
+        if (rng.chance(0.5)) add_blocks(rng, c.get(), fill, rng.pick({4, 8, 16, 32}), rng.pick({0, 1, 5, 20}));
+        const int64_t spans = rng.integer(c->rows == 0, 4);
+        for (int64_t s = 0; s < spans; ++s) add_span(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, 90)));
+        compare_with_reference(c.get(), fill_name(fill));
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  });
+}
+
+TEST(AttnDecode, matches_reference_around_tile_and_split_lengths) {
+  Random rng;
+  for_each_target([&] {
+    for (const int32_t rows : {1, 3, 63, 64, 65, 1023, 1024, 1025, 2047, 2049, 5000}) {
+      const auto c = make_case(rng, make_desc(DType::bf16, 64, 4));
+      add_blocks(rng, c.get(), Fill::normal, 8, rows / 16);
+      for (int32_t left = rows - rows / 16 * 8; left > 0;) {
+        const int32_t n = std::min<int32_t>(left, static_cast<int32_t>(rng.integer(0, 200)));
+        add_span(rng, c.get(), Fill::normal, n);
+        left -= n;
+      }
+      compare_with_reference(c.get(), "split");
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  });
+}
+
+TEST(AttnDecode, keeps_logits_that_differ_by_hundreds) {
+  Random rng;
+  for_each_target([&] {
+    const auto c = make_case(rng, make_desc(DType::f32, 64, 4));
+    for (int i = 0; i < 20; ++i) add_span(rng, c.get(), Fill::normal, 100);
+    for (float& x : c->q->span()) x *= 100.0f;
+    c->amplitude *= 100.0f;
+    compare_with_reference(c.get(), "peaked");
+  });
+}
+
+TEST(AttnDecode, gives_zero_and_minus_infinity_without_rows) {
+  Random rng;
+  for_each_target([&] {
+    const auto empty = make_case(rng, make_desc(DType::bf16, 80, 3));
+    finish(empty.get());
+    const auto hollow = make_case(rng, make_desc(DType::bf16, 80, 3));
+    for (int i = 0; i < 3; ++i) add_span(rng, hollow.get(), Fill::normal, 0);
+    finish(hollow.get());
+    run_cpu(empty->desc, {empty->item, hollow->item}, 0);
+    for (const Case* c : {empty.get(), hollow.get()}) {
+      for (float x : c->out->span()) ASSERT_EQ(x, 0.0f);
+      for (float x : c->lse->span()) ASSERT_EQ(x, -std::numeric_limits<float>::infinity());
+    }
+  });
+}
+
+TEST(AttnDecode, gives_zero_when_every_logit_is_minus_infinity) {
+  Random rng;
+  for_each_target([&] {
+    const auto c = make_case(rng, make_desc(DType::f32, 32, 2));
+    for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
+    Buffer<char>* keys = nullptr;
+    void* k = make_rows(rng, c.get(), Fill::zeros, 1500, 1.0f, &keys);
+    for (int64_t i = 0; i < 1500 * 32; ++i) store_f32(k, DType::f32, i, -std::numeric_limits<float>::infinity());
+    c->spans.push_back({k, make_rows(rng, c.get(), Fill::normal, 1500, 1.0f), 1500, 0});
+    run_cpu(c->desc, {finish(c.get())}, 1500);
+    for (float x : c->out->span()) ASSERT_EQ(x, 0.0f);
+    for (float x : c->lse->span()) ASSERT_EQ(x, -std::numeric_limits<float>::infinity());
+  });
+}
+
+TEST(AttnDecode, ignores_rows_whose_logit_is_minus_infinity) {
+  Random rng;
+  for_each_target([&] {
+    const auto c = make_case(rng, make_desc(DType::f32, 32, 2));
+    for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
+    add_span(rng, c.get(), Fill::normal, 70);
+    add_span(rng, c.get(), Fill::normal, 64);
+    for (int64_t i = 0; i < 64 * 32; ++i) {
+      store_f32(c->storage[0]->data(), DType::f32, i, -std::numeric_limits<float>::infinity());
+    }
+    compare_with_reference(c.get(), "first tile masked");
+  });
+}
+
+TEST(AttnDecode, keeps_nan_of_a_query_in_its_item) {
+  Random rng;
+  for_each_target([&] {
+    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<AttnDecodeItem> items;
+    for (int i = 0; i < 3; ++i) {
+      cases.push_back(make_case(rng, make_desc(DType::bf16, 64, 4)));
+      add_span(rng, cases.back().get(), Fill::normal, 1100);
+      items.push_back(finish(cases.back().get()));
+    }
+    (*cases[1]->q)[64 + 5] = std::numeric_limits<float>::quiet_NaN();
+    run_cpu(cases[0]->desc, items, 3300);
+    for (int64_t d = 0; d < 64; ++d) ASSERT_TRUE(std::isnan((*cases[1]->out)[64 + d]));
+    ASSERT_TRUE(std::isnan((*cases[1]->lse)[1]));
+    for (const int other : {0, 2}) {
+      for (float x : cases[other]->out->span()) ASSERT_TRUE(std::isfinite(x));
+    }
+  });
+}
+
+TEST(AttnDecode, result_depends_neither_on_threads_nor_on_other_items) {
+  Random rng;
+  for_each_target([&] {
+    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<AttnDecodeItem> items;
+    int64_t rows = 0;
+    for (const int32_t spans : {30, 1, 0, 7}) {
+      cases.push_back(make_case(rng, make_desc(DType::bf16, 64, 5)));
+      add_blocks(rng, cases.back().get(), Fill::normal, 8, 13);
+      for (int32_t s = 0; s < spans; ++s) add_span(rng, cases.back().get(), Fill::normal, 99);
+      items.push_back(finish(cases.back().get()));
+      rows += cases.back()->rows;
+    }
+    with_threads(3, [&] { run_cpu(cases[0]->desc, items, rows); });
+    for (const auto& c : cases) {
+      std::vector<float> out(c->out->size()), lse(c->lse->size());
+      AttnDecodeItem alone = c->item;
+      alone.out = out.data();
+      alone.lse = lse.data();
+      with_threads(1, [&] { run_cpu(c->desc, {alone}, c->rows); });
+      expect_same_bytes(out.data(), c->out->data(), out.size() * 4, "out");
+      expect_same_bytes(lse.data(), c->lse->data(), lse.size() * 4, "lse");
+      alone.lse = nullptr;
+      run_cpu(c->desc, {alone}, c->rows);
+      expect_same_bytes(out.data(), c->out->data(), out.size() * 4, "out without lse");
+    }
+  });
+}
+
+TEST(AttnDecode, reads_blocks_past_two_to_the_31_elements) {
+  Random rng;
+  constexpr int64_t kBlock = 8 * 128 * 2;
+  constexpr int32_t kFar = 3 << 20;  // 6 GB, 3 * 2^30 elements
+  SparseRegion k((kFar + 1) * kBlock), v((kFar + 1) * kBlock);
+  for (const int32_t id : {0, 1 << 20, kFar}) {
+    fill_rows(rng, Fill::normal, DType::bf16, k.at(id * kBlock), 8, 128);
+    fill_rows(rng, Fill::normal, DType::bf16, v.at(id * kBlock), 8, 128);
+  }
+  for_each_target([&] {
+    const auto c = make_case(rng, make_desc(DType::bf16, 128, 4));
+    c->item.blocks = {k.at(0), v.at(0), kBlock, 8, nullptr, 0};
+    c->ids = {kFar, 0, 1 << 20};
+    c->rows = 24;
+    c->max_v = 4.0f;
+    compare_with_reference(c.get(), "far blocks");
+  });
+}
+
+// Full attention over pages of 64 tokens, each head's rows of a page contiguous, as the KV manager keeps them.
+void bench_spans(const char* variant, int32_t heads, int32_t group, int32_t dim, DType dtype, int64_t tokens) {
+  const int64_t row = dim * dtype_bytes(dtype), layer_bytes = 2 * tokens * heads * row;
+  const int32_t layers = bench_layers(layer_bytes);
+  constexpr int64_t kPage = 64;
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes));
+  for (int64_t i = 0; i < layers * layer_bytes / dtype_bytes(dtype); ++i) {  // small noise, cheap to make
+    const float x = static_cast<float>((i * 2654435761u >> 7) & 255) / 256.0f - 0.5f;
+    store_f32(data.at(0), dtype, i, x);
+  }
+  const AttnDecodeDesc desc{dtype, dim, group, 1.0f / std::sqrt(static_cast<float>(dim))};
+  std::vector<float> q(static_cast<std::size_t>(heads * group * dim)), out(q.size());
+  std::vector<std::vector<KvSpan>> spans(static_cast<std::size_t>(layers * heads));
+  std::vector<std::vector<AttnDecodeItem>> items(static_cast<std::size_t>(layers));
+  for (int32_t l = 0; l < layers; ++l) {
+    for (int32_t h = 0; h < heads; ++h) {
+      auto& list = spans[static_cast<std::size_t>(l * heads + h)];
+      for (int64_t t = 0; t < tokens; t += kPage) {
+        const int64_t at = l * layer_bytes + t * heads * row * 2 + h * kPage * row * 2;
+        list.push_back({data.at(at), data.at(at + kPage * row), static_cast<int32_t>(kPage), t});
+      }
+      const auto offset = static_cast<std::size_t>(h * group * dim);
+      items[static_cast<std::size_t>(l)].push_back({q.data() + offset, {}, list.data(),
+                                                    static_cast<int32_t>(list.size()), out.data() + offset, nullptr});
+    }
+  }
+  std::vector<char> workspace(attn_decode_workspace_bytes(desc, heads, tokens * heads));
+  Random rng;
+  const BenchRow bench_row{.op = "attn_decode", .variant = variant,
+      .shape = "spans 64, " + std::to_string(heads * group) + "/" + std::to_string(heads) + "/" +
+               std::to_string(dim) + (dtype == DType::bf16 ? " bf16" : " f32"),
+      .tokens = tokens, .layers = layers, .working_set_bytes = layers * layer_bytes,
+      .bytes = static_cast<double>(layer_bytes)};
+  run_bench(bench_row, [&](int64_t i) {
+    for (float& x : q) x = rng.normal();
+    attn_decode_cpu(desc, items[static_cast<std::size_t>(i % layers)], workspace.data());
+  });
+}
+
+// Selected chunks out of a region of slots, as ShadowKV attends.
+void bench_slots(const char* variant, int32_t chunk, int32_t selected, int32_t slots) {
+  constexpr int32_t kHeads = 8, kGroup = 4, kDim = 128;
+  const int64_t block = int64_t{chunk} * kDim * 2, layer_bytes = 2 * kHeads * slots * block;
+  const int32_t layers = bench_layers(layer_bytes, 16);
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes));
+  std::memset(data.at(0), 0x3c, static_cast<std::size_t>(layers * layer_bytes));
+  const AttnDecodeDesc desc{DType::bf16, kDim, kGroup, 0.088f};
+  std::vector<float> q(kHeads * kGroup * kDim), out(q.size());
+  std::vector<int32_t> ids(static_cast<std::size_t>(kHeads * selected));
+  std::vector<char> workspace(attn_decode_workspace_bytes(desc, kHeads, int64_t{kHeads} * selected * chunk));
+  std::vector<AttnDecodeItem> items(kHeads);
+  Random rng;
+  const BenchRow bench_row{.op = "attn_decode", .variant = variant,
+      .shape = "slots " + std::to_string(selected) + " of " + std::to_string(slots) + ", chunk " +
+               std::to_string(chunk) + ", 32/8/128 bf16",
+      .tokens = int64_t{selected} * chunk, .layers = layers, .working_set_bytes = layers * layer_bytes,
+      .bytes = 2.0 * kHeads * selected * static_cast<double>(block)};
+  run_bench(bench_row, [&](int64_t i) {
+    for (float& x : q) x = rng.normal();
+    for (int32_t& id : ids) id = static_cast<int32_t>(rng.integer(0, slots - 1));
+    for (int32_t h = 0; h < kHeads; ++h) {
+      const int64_t at = (i % layers) * layer_bytes + h * slots * block;
+      items[static_cast<std::size_t>(h)] = {q.data() + h * kGroup * kDim,
+          {data.at(at), data.at(at + layer_bytes / 2), block, chunk, ids.data() + h * selected, selected},
+          nullptr, 0, out.data() + h * kGroup * kDim, nullptr};
+    }
+    attn_decode_cpu(desc, items, workspace.data());
+  });
+}
+
+void bench() {
+  const int64_t tokens = bench_small() ? 1024 : 131072;
+  for_each_bench_target([&](const char* variant) {
+    bench_spans(variant, 8, 4, 128, DType::bf16, tokens);
+    bench_spans(variant, 8, 1, 128, DType::bf16, tokens);
+    bench_spans(variant, 8, 8, 128, DType::bf16, tokens);
+    bench_spans(variant, 8, 4, 64, DType::f32, tokens);
+    bench_slots(variant, 8, 256, bench_small() ? 300 : 1024);
+  });
+}
+
+}  // namespace
+}  // namespace skv::kernels
+
+SKV_KERNEL_TEST_MAIN(skv::kernels::bench)
