@@ -92,7 +92,7 @@ void loop_items(bool parallel, int64_t n, Fn&& fn) {
 
 template <class T>
 bool worth_a_team(const MatmulArgs<T>& args) {
-  return args.m * args.n * std::min(args.k, kMatmulBlock) >= int64_t{1} << 20;
+  return args.m * args.n * std::min(args.k, kMatmulBlock) >= int64_t{1} << 22;
 }
 
 template <class T>

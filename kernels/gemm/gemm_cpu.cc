@@ -28,6 +28,7 @@ constexpr int kTileCols = 4;
 constexpr int kTileCols = 2;
 #endif
 constexpr int kTileRows = 4;
+constexpr int64_t kFewRows = 16;     // up to here reading w counts, above it products do
 constexpr int64_t kBlockRows = 64;   // rows of a that share one widening of w
 constexpr int64_t kBlockCols = 32;   // columns a task owns; its accumulators stay in L2
 constexpr int64_t kBlockDepth = 1024;  // a widened w panel (kTileCols x kBlockDepth) stays in L1
@@ -217,7 +218,7 @@ Ahead ahead_of(const T* w, int64_t ldw, int64_t n_cols) {
   return Ahead{reinterpret_cast<const char*>(w), ldw * static_cast<int64_t>(sizeof(T)), sizeof(T)};
 }
 
-// Few rows: w is read once, straight through, so that memory sees long streams and nothing is parked.
+// Few rows: w is read once from memory, straight through and widened on the fly; nothing is packed or parked.
 template <class T>
 void run_few_rows(const GemmDesc& desc, const GemmArgs& args, const T* w, int64_t col, int64_t col_end) {
   for (int64_t j = col; j < col_end; j += kTileCols) {
@@ -256,7 +257,7 @@ int64_t few_rows_block(int64_t n) {
 
 template <class T>
 void run_all(const GemmDesc& desc, const GemmArgs& args, const T* w, void* workspace) {
-  const bool few_rows = args.m <= kTileRows;
+  const bool few_rows = args.m <= kFewRows;
   const int64_t block_cols = few_rows ? few_rows_block(desc.n) : kBlockCols;
   const int64_t col_blocks = (desc.n + block_cols - 1) / block_cols;
   const int64_t row_blocks = (args.m + kBlockRows - 1) / kBlockRows;

@@ -24,25 +24,40 @@ namespace {
 constexpr int32_t kUnitRows = 1024;
 constexpr int32_t kMaxHeadDim = 512;
 
-// Logits of rows [first, first + n) of one item, head g at logits + g * stride; max and sum one per head.
+// Softmax over a whole item: s = exp((w - max) - log_sum).
+struct Normaliser {
+  float max = 0.0f;
+  float log_sum = 0.0f;
+};
+
+// Rows [first, first + n) of one item. Head g's logits at logits + g * n; max, sum and norm one per head. Only the item's
+// first unit has a norm.
 struct Unit {
   int32_t item;
   int32_t first;
   int32_t n;
   int32_t first_of_item;  // index of the item's first unit
   int32_t n_of_item;
-  float* logits;
   float* max;
   float* sum;
+  Normaliser* norm;
+  float* logits;
 };
 
 // Items of at most kUnitRows rows are scored whole on the stack; only longer ones need units and workspace.
 bool is_long(const LandmarkScoreItem& item) { return item.n > kUnitRows; }
 
-std::size_t lay_out(int32_t group, int64_t max_units, int64_t rows, void* workspace, Unit** units, float** floats) {
+struct Arrays {
+  Unit* units;
+  Normaliser* norms;
+  float* floats;
+};
+
+std::size_t lay_out(int32_t group, int64_t max_units, int64_t rows, void* workspace, Arrays* arrays) {
   WorkspaceCursor cursor(workspace);
-  *units = cursor.take<Unit>(max_units);
-  *floats = cursor.take<float>(group * (rows + 2 * max_units));
+  arrays->units = cursor.take<Unit>(max_units);
+  arrays->norms = cursor.take<Normaliser>(group * max_units);
+  arrays->floats = cursor.take<float>(group * (rows + 2 * max_units));
   return cursor.bytes();
 }
 
@@ -54,16 +69,18 @@ int32_t cut_long_items(const LandmarkScoreDesc& desc, std::span<const LandmarkSc
     max_units += (item.n + kUnitRows - 1) / kUnitRows;
     rows += item.n;
   }
-  float* floats = nullptr;
-  lay_out(desc.group, max_units, rows, workspace, units, &floats);
+  Arrays arrays;
+  lay_out(desc.group, max_units, rows, workspace, &arrays);
+  *units = arrays.units;
+  float* floats = arrays.floats;
   int32_t n_units = 0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     if (!is_long(items[i])) continue;
     const int32_t first_unit = n_units, count = (items[i].n + kUnitRows - 1) / kUnitRows;
-    for (int32_t u = 0; u < count; ++u) {
+    for (int32_t u = 0; u < count; ++u, ++n_units) {
       const int32_t first = u * kUnitRows, n = std::min(kUnitRows, items[i].n - first);
-      (*units)[n_units++] = {static_cast<int32_t>(i), first, n, first_unit, count, floats,
-                             floats + int64_t{desc.group} * n, floats + int64_t{desc.group} * (n + 1)};
+      arrays.units[n_units] = {static_cast<int32_t>(i), first, n, first_unit, count, floats, floats + desc.group,
+                               arrays.norms + int64_t{desc.group} * n_units, floats + 2 * desc.group};
       floats += int64_t{desc.group} * (n + 2);
     }
   }
@@ -81,12 +98,7 @@ void for_each_excluded(const LandmarkScoreItem& item, int32_t first, int32_t n, 
   }
 }
 
-// Softmax over the whole item, from its units' parts: s = exp((w - max) - log_sum).
-struct Normaliser {
-  float max = 0.0f;
-  float log_sum = 0.0f;
-};
-
+// From the parts of an item's units, unit_stride floats apart.
 Normaliser normalise(const float* max, const float* sum, int32_t units, std::size_t unit_stride) {
   float whole = -std::numeric_limits<float>::infinity();
   for (int32_t u = 0; u < units; ++u) whole = std::fmax(whole, max[static_cast<std::size_t>(u) * unit_stride]);
@@ -98,6 +110,16 @@ Normaliser normalise(const float* max, const float* sum, int32_t units, std::siz
     total += sum[at] * shift;
   }
   return {whole, total == 0 ? 0.0f : static_cast<float>(std::log(total))};
+}
+
+// Does the work for the item when given its first unit. Units of an item lie one after another, all but the last of full
+// length.
+void normalise_item(const LandmarkScoreDesc& desc, const Unit& unit) {
+  if (unit.first != 0) return;
+  const auto unit_stride = static_cast<std::size_t>(desc.group) * (kUnitRows + 2);
+  for (int32_t g = 0; g < desc.group; ++g) {
+    unit.norm[g] = normalise(unit.max + g, unit.sum + g, unit.n_of_item, unit_stride);
+  }
 }
 
 }  // namespace
@@ -226,19 +248,13 @@ void score_unit(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, co
   }
 }
 
-void finish_unit(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, const Unit* units, int32_t index) {
-  const Unit& unit = units[index];
-  const Unit& first = units[unit.first_of_item];
-  // Units of an item lie one after another, all but the last of full length.
-  const auto unit_stride = static_cast<std::size_t>(desc.group) * (kUnitRows + 2);
+void finish_unit(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, const Unit& unit,
+                 const Normaliser* norm) {
   float* scores = item.scores + unit.first;
   for (int32_t g = 0; g < desc.group; g += kTileHeads) {
     const int heads = std::min(kTileHeads, desc.group - g);
-    Normaliser norm[kTileHeads];
-    for (int h = 0; h < heads; ++h) {
-      norm[h] = normalise(first.max + g + h, first.sum + g + h, unit.n_of_item, unit_stride);
-    }
-    unit_scores(unit.logits + int64_t{g} * unit.n, static_cast<std::size_t>(unit.n), norm, heads, unit.n, g > 0, scores);
+    unit_scores(unit.logits + int64_t{g} * unit.n, static_cast<std::size_t>(unit.n), norm + g, heads, unit.n, g > 0,
+                scores);
   }
   for_each_excluded(item, unit.first, unit.n, [&](int32_t j) { scores[j] = -1.0f; });
 }
@@ -276,10 +292,9 @@ bool landmark_score_supports(const LandmarkScoreDesc& desc) {
 }
 
 std::size_t landmark_score_workspace_bytes(const LandmarkScoreDesc& desc, int64_t total_chunks) {
-  Unit* units;
-  float* floats;
-  // Only items longer than a unit are cut, so no unit but an item's last is short, and that follows a full one.
-  return lay_out(desc.group, 2 * (total_chunks / kUnitRows), total_chunks, nullptr, &units, &floats);
+  Arrays arrays;
+  // Only items longer than a unit are cut, and for those ceil(n / unit) <= 2 floor(n / unit).
+  return lay_out(desc.group, 2 * (total_chunks / kUnitRows), total_chunks, nullptr, &arrays);
 }
 
 void landmark_score_cpu(const LandmarkScoreDesc& desc, std::span<const LandmarkScoreItem> items, void* workspace) {
@@ -293,8 +308,10 @@ void landmark_score_cpu(const LandmarkScoreDesc& desc, std::span<const LandmarkS
     const LandmarkScoreItem& item = items[static_cast<std::size_t>(i - n_units)];
     if (!is_long(item)) score_whole(desc, item);
   });
+  parallel_for(n_units, [&](int64_t i, int) { normalise_item(desc, units[i]); });
   parallel_for(n_units, [&](int64_t i, int) {
-    finish(desc, items[static_cast<std::size_t>(units[i].item)], units, static_cast<int32_t>(i));
+    const Unit& unit = units[i];
+    finish(desc, items[static_cast<std::size_t>(unit.item)], unit, units[unit.first_of_item].norm);
   });
 }
 

@@ -17,14 +17,24 @@ namespace {
 // a = Q T Q^T with T tridiagonal (diagonal d, off-diagonal e[i] between i and i + 1). Row k of a keeps reflector k in
 // columns k + 1 .. n - 1, scaled so that it is I - v v^T.
 void tridiagonalize(int64_t n, double* a, double* d, double* e, double* p) {
+  constexpr double kNegligible = 1e-290;
   for (int64_t k = 0; k + 1 < n; ++k) {
     double* v = a + k * n;
-    double norm2 = 0.0;
-    for (int64_t i = k + 1; i < n; ++i) norm2 += v[i] * v[i];
-    const double norm = std::sqrt(norm2), alpha = v[k + 1] > 0 ? -norm : norm;
+    double largest = 0.0;
+    for (int64_t i = k + 1; i < n; ++i) largest = std::max(largest, std::fabs(v[i]));
     d[k] = v[k];
-    e[k] = alpha;
-    if (norm == 0.0) continue;  // v is zero: no reflection
+    e[k] = 0.0;
+    if (!(largest >= kNegligible)) {
+      std::fill(v + k + 1, v + n, 0.0);  // no reflection
+      continue;
+    }
+    double norm2 = 0.0;  // of v / largest, so that squares of small entries do not underflow
+    for (int64_t i = k + 1; i < n; ++i) {
+      v[i] /= largest;
+      norm2 += v[i] * v[i];
+    }
+    const double alpha = v[k + 1] > 0 ? -std::sqrt(norm2) : std::sqrt(norm2);
+    e[k] = alpha * largest;
     const double scale = 1.0 / std::sqrt(norm2 - alpha * v[k + 1]);
     v[k + 1] -= alpha;
     for (int64_t i = k + 1; i < n; ++i) v[i] *= scale;
@@ -99,10 +109,12 @@ void ql_step(int64_t n, int64_t l, int64_t m, double* d, double* e, double* z) {
 bool diagonalize(int64_t n, double* d, double* e, double* z) {
   constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
   constexpr int kMaxSteps = 60;  // 2 are usual
+  double norm = 0.0;
+  for (int64_t i = 0; i < n; ++i) norm = std::max(norm, std::fabs(d[i]) + std::fabs(e[i]));
   for (int64_t l = 0; l < n; ++l) {
     for (int step = 0;; ++step) {
       int64_t m = l;
-      while (m + 1 < n && !(std::fabs(e[m]) <= kEpsilon * (std::fabs(d[m]) + std::fabs(d[m + 1])))) ++m;
+      while (m + 1 < n && !(std::fabs(e[m]) <= kEpsilon * norm)) ++m;
       if (m == l) break;
       if (step == kMaxSteps) return false;
       ql_step(n, l, m, d, e, z);

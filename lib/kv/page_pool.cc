@@ -1,6 +1,7 @@
 #include "lib/kv/page_pool.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace skv::kv {
@@ -41,14 +42,29 @@ int32_t PagePool::add_region() {
   return index;
 }
 
-Page* PagePool::take() {
-  if (open_.empty()) open_.push_back(add_region());
-  Region& region = *regions_[static_cast<std::size_t>(open_.back())];
+Page* PagePool::take_from(std::size_t open_index) noexcept {
+  Region& region = *regions_[static_cast<std::size_t>(open_[open_index])];
   Page* page = &region.pages[static_cast<std::size_t>(region.free.back())];
   region.free.pop_back();
-  if (region.free.empty()) open_.pop_back();
+  if (region.free.empty()) open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(open_index));
   page->refs = 1;
   return page;
+}
+
+Page* PagePool::take() {
+  if (open_.empty()) open_.push_back(add_region());
+  return take_from(open_.size() - 1);
+}
+
+Page* PagePool::take_denser(const Page* page) noexcept {
+  std::size_t best = open_.size();
+  std::size_t fewest = regions_[static_cast<std::size_t>(page->region)]->free.size() + 1;
+  for (std::size_t i = 0; i < open_.size(); ++i) {
+    const std::size_t n_free = regions_[static_cast<std::size_t>(open_[i])]->free.size();
+    if (open_[i] == page->region || n_free >= fewest) continue;
+    best = i, fewest = n_free;
+  }
+  return best < open_.size() ? take_from(best) : nullptr;
 }
 
 void PagePool::put(Page* page) noexcept {
@@ -116,6 +132,17 @@ void PageList::rotate(int64_t first, int64_t last, int64_t n_wanted) noexcept {
     pages_.push_back(std::exchange(pages_[at], nullptr));
     pointers_.push_back(std::exchange(pointers_[at], nullptr));
     --n_wanted;
+  }
+}
+
+void PageList::compact() noexcept {
+  for (std::size_t i = 0; i < pages_.size(); ++i) {
+    if (!pages_[i] || pages_[i]->refs > 1) continue;
+    Page* denser = pool_->take_denser(pages_[i]);
+    if (!denser) continue;
+    std::memcpy(denser->data, pages_[i]->data, static_cast<std::size_t>(pool_->page_bytes()));
+    pool_->put(std::exchange(pages_[i], denser));
+    pointers_[i] = denser->data;
   }
 }
 

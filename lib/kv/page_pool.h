@@ -26,7 +26,10 @@ class PagePool {
 
   Page* take();  // contents undefined; throws Error BUDGET / NOMEM
   void put(Page* page) noexcept;
+  // A page of a region at least as full as this page's own, if there is one: moving there lets regions empty out.
+  Page* take_denser(const Page* page) noexcept;
 
+  int64_t page_bytes() const { return page_bytes_; }
   // Bytes charged for n pages when they are taken together.
   static int64_t charged(int64_t page_bytes, int64_t n_pages);
 
@@ -37,6 +40,7 @@ class PagePool {
     std::vector<int32_t> free;  // indices into pages
   };
   int32_t add_region();
+  Page* take_from(std::size_t open_index) noexcept;
 
   MemoryAccount& account_;
   skv_tier tier_;
@@ -68,6 +72,8 @@ class PageList {
   // Moves up to n_wanted present pages of [first, last) to the end of the list; their old entries become null.
   void rotate(int64_t first, int64_t last, int64_t n_wanted) noexcept;
 
+  // Moves pages to denser regions where that is possible; contents are kept, addresses change.
+  void compact() noexcept;
   // Moves the first n present pages down to entries [first, first + n) and gives back the others; no present page may
   // lie before first, and there must be n.
   void slide(int64_t first, int64_t n) noexcept;

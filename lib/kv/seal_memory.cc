@@ -122,6 +122,7 @@ void settle_window(const Context& context, Layer& layer, int64_t first_droppable
   layer.exact.rotate(first_droppable_page, first, missing);
   layer.exact.drop(first_droppable_page, first);
   layer.exact.grow(wanted);
+  layer.exact.compact();
 }
 
 void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept {

@@ -116,6 +116,7 @@ void Store::prefill_commit(Sequence* sequence) noexcept {
   const PendingPrefill& pending = sequence->pending;
   for (Layer& layer : sequence->layers) {
     layer.exact.drop(pending.sealed_before / kExactPageTokens, pending.sealed_target / kExactPageTokens);
+    if (pending.sealed_target > pending.sealed_before) layer.exact.compact();
   }
   sequence->length += pending.n;
   sequence->pending = PendingPrefill{};

@@ -43,7 +43,8 @@ std::vector<AddedToken> read_added_tokens(const nlohmann::json& root, int32_t vo
     AddedToken token;
     token.text = get_string(entry, "content");
     if (token.text.size() > kLongestText)
-      fail(SKV_E_MODEL, "tokenizer.json: an added token has %zu bytes; %zu are allowed", token.text.size(), kLongestText);
+      fail(SKV_E_MODEL, "tokenizer.json: an added token has %zu bytes; %zu are allowed", token.text.size(),
+           kLongestText);
     const int64_t id = get_int(entry, "id", 0, INT32_MAX);
     if (id >= vocab)
       fail(SKV_E_DATA, "tokenizer.json: the id of added token '%.60s' is outside the model's vocabulary of %d",

@@ -89,8 +89,8 @@ void Bpe::read_vocab(const nlohmann::json& vocab, int32_t limit) {
       fail(SKV_E_DATA, "tokenizer.json: the id of token '%.60s' is not an integer", token.c_str());
     const int64_t id = value.is_number_unsigned() && value.get<uint64_t>() > INT32_MAX ? -1 : value.get<int64_t>();
     if (id < 0 || id >= limit)
-      fail(SKV_E_DATA, "tokenizer.json: the id of token '%.60s' is outside the model's vocabulary of %d", token.c_str(),
-           limit);
+      fail(SKV_E_DATA, "tokenizer.json: the id of token '%.60s' is outside the model's vocabulary of %d",
+           token.c_str(), limit);
     const auto index = static_cast<std::size_t>(id);
     if (seen[index]) fail(SKV_E_DATA, "tokenizer.json: id %d stands for two tokens", static_cast<int>(id));
     seen[index] = true;
@@ -203,8 +203,8 @@ void Bpe::Merger::offer(int32_t at) {
   std::push_heap(heap_.begin(), heap_.end());
 }
 
-// A linked list of symbols and a heap of candidate pairs; a candidate whose symbols have changed since is dropped when
-// it comes up, so a word of n bytes takes O(n log n).
+// A linked list of symbols and a heap of candidate pairs; a candidate whose symbols have changed since is dropped
+// when it comes up, so a word of n bytes takes O(n log n).
 void Bpe::Merger::merge_long(std::vector<int32_t>& out) {
   const auto n = static_cast<int32_t>(ids_.size());
   symbols_.resize(ids_.size());

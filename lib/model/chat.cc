@@ -25,7 +25,8 @@ ChatFormat recognise(const std::string& source) {
 // Would tokenizing with parse_special turn part of the text into a control token of these formats?
 bool spells_control_token(std::string_view text) {
   for (std::size_t at = text.find("<|"); at != std::string_view::npos; at = text.find("<|", at + 1)) {
-    const std::size_t end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_", at + 2);
+    const std::size_t end = text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_",
+                                                   at + 2);
     if (end != std::string_view::npos && end > at + 2 && text.substr(end, 2) == "|>") return true;
   }
   return false;
@@ -38,7 +39,8 @@ ChatFormat detect_chat_format(const std::string& directory) {
   if (file_exists(separate)) return recognise(read_file(separate, kMaxFileBytes));
   const std::string config = directory + "/tokenizer_config.json";
   if (!file_exists(config)) return ChatFormat::none;
-  const nlohmann::json root = parse_json(read_file(config, kMaxFileBytes), "tokenizer_config.json", kMaxDepth, kMaxFileBytes);
+  const nlohmann::json root = parse_json(read_file(config, kMaxFileBytes), "tokenizer_config.json", kMaxDepth,
+                                         kMaxFileBytes);
   const nlohmann::json* source = root.is_object() ? find_member(root, "chat_template") : nullptr;
   if (!source) return ChatFormat::none;
   if (source->is_string()) return recognise(source->get<std::string>());

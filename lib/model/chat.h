@@ -18,7 +18,8 @@ struct ChatMessage {
 
 ChatFormat detect_chat_format(const std::string& directory);
 // Text to be tokenized with parse_special; ends with the opening of the assistant's turn if add_generation_prompt.
-// Contents must not spell special tokens: the caller tokenizes them apart, see chat.cc. Throws Error(SKV_E_UNSUPPORTED).
+// Roles are system, user and assistant, contents must not spell control tokens: Error(SKV_E_INVALID), see chat.cc.
+// Throws Error(SKV_E_UNSUPPORTED) for ChatFormat::none.
 std::string format_chat(ChatFormat format, std::span<const ChatMessage> messages, bool add_generation_prompt);
 
 }  // namespace skv::model

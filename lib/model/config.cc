@@ -25,7 +25,8 @@ json read_object(const std::string& directory, const char* name) {
   return root;
 }
 
-int32_t get_int32(const json& root, const char* key, int64_t hi) { return static_cast<int32_t>(get_int(root, key, 1, hi)); }
+int32_t get_int32(const json& root, const char* key,
+                  int64_t hi) { return static_cast<int32_t>(get_int(root, key, 1, hi)); }
 
 // Switches of related models that change the arithmetic. A checkpoint that sets one must not run as if it had not.
 void refuse_switches(const json& root) {
@@ -49,7 +50,8 @@ void read_architecture(const json& root, Config& config) {
   if (list.size() != 1 || !list[0].is_string()) fail(SKV_E_MODEL, "config.json: architectures must be one name");
   config.architecture = list[0].get<std::string>();
   if (config.architecture != "LlamaForCausalLM")
-    fail(SKV_E_MODEL, "config.json: architectures has '%.60s'; LlamaForCausalLM is supported", config.architecture.c_str());
+    fail(SKV_E_MODEL, "config.json: architectures has '%.60s'; LlamaForCausalLM is supported",
+         config.architecture.c_str());
   const std::string act = get_string_or(root, "hidden_act", "silu");
   if (act != "silu") fail(SKV_E_MODEL, "config.json: hidden_act is '%.40s'; silu is supported", act.c_str());
 }
@@ -63,14 +65,15 @@ void read_shape(const json& root, Config& config) {
   config.vocab = get_int32(root, "vocab_size", kMaxVocab);
   config.max_positions = get_int_or(root, "max_position_embeddings", 1, kMaxPositions, 2048);
   if (config.q_heads % config.kv_heads != 0)
-    fail(SKV_E_MODEL, "config.json: num_key_value_heads is %d; it must divide num_attention_heads, %d", config.kv_heads,
-         config.q_heads);
+    fail(SKV_E_MODEL, "config.json: num_key_value_heads is %d; it must divide num_attention_heads, %d",
+         config.kv_heads, config.q_heads);
   if (find_member(root, "head_dim")) {
     config.head_dim = get_int32(root, "head_dim", kMaxWidth);
   } else if (config.hidden % config.q_heads == 0) {
     config.head_dim = config.hidden / config.q_heads;
   } else {
-    fail(SKV_E_MODEL, "config.json: num_attention_heads is %d; it must divide hidden_size, %d, where head_dim is not given",
+    fail(SKV_E_MODEL,
+         "config.json: num_attention_heads is %d; it must divide hidden_size, %d, where head_dim is not given",
          config.q_heads, config.hidden);
   }
   if (config.head_dim % 2 != 0 || config.head_dim > 256)
@@ -106,8 +109,8 @@ void read_rope(const json& root, Config& config) {
   rope.high_freq_factor = get_number(*scaling, "high_freq_factor", 1e-6, kMaxFactor);
   rope.original_max_positions = get_int(*scaling, "original_max_position_embeddings", 1, kMaxPositions);
   if (rope.high_freq_factor <= rope.low_freq_factor)
-    fail(SKV_E_MODEL, "config.json: high_freq_factor is %g; it must be above low_freq_factor, %g", rope.high_freq_factor,
-         rope.low_freq_factor);
+    fail(SKV_E_MODEL, "config.json: high_freq_factor is %g; it must be above low_freq_factor, %g",
+         rope.high_freq_factor, rope.low_freq_factor);
 }
 
 // An id, a list of ids, or absent.
@@ -119,7 +122,8 @@ std::vector<int32_t> read_ids(const json& root, const char* key, int32_t vocab) 
     ids.push_back(static_cast<int32_t>(get_int(root, key, 0, vocab - 1)));
     return ids;
   }
-  if (value->size() > kMaxEndIds) fail(SKV_E_MODEL, "%s has %zu entries; %zu are allowed", key, value->size(), kMaxEndIds);
+  if (value->size() > kMaxEndIds)
+    fail(SKV_E_MODEL, "%s has %zu entries; %zu are allowed", key, value->size(), kMaxEndIds);
   for (const json& id : *value) {
     const auto one = static_cast<int32_t>(get_int(json{{key, id}}, key, 0, vocab - 1));
     if (std::find(ids.begin(), ids.end(), one) == ids.end()) ids.push_back(one);

@@ -13,12 +13,17 @@ namespace skv::model {
 
 namespace {
 
-// PCRE2's \s also takes U+180E, so white space is spelled out: Unicode's White_Space, as the original engines have it.
+// PCRE2's \s also takes U+180E, so white space is spelled out: Unicode's White_Space, as the originals have it.
 #define SKV_WS R"(\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})"
 #define SKV_WS_TAIL "[" SKV_WS "]+(?![^" SKV_WS "])|[" SKV_WS "]+"
 #define SKV_WORDS(DIGITS)                                                                         \
   "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" DIGITS "| ?[^" SKV_WS              \
   "\\p{L}\\p{N}]+[\\r\\n]*|[" SKV_WS "]*[\\r\\n]+|" SKV_WS_TAIL
+
+// The same as tokenizer.json spells it.
+#define SKV_WORDS_SPEC(DIGITS)                                                     \
+  R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)" DIGITS              \
+  R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
 
 struct KnownSplit {
   const char* spec;     // as tokenizer.json spells it
@@ -32,11 +37,9 @@ constexpr char kGpt2Pattern[] =
 constexpr KnownSplit kKnown[] = {
     {kGpt2, kGpt2Pattern},
     // Llama 3
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     SKV_WORDS("\\p{N}{1,3}")},
+    {SKV_WORDS_SPEC(R"(\p{N}{1,3})"), SKV_WORDS("\\p{N}{1,3}")},
     // Qwen 2
-    {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     SKV_WORDS("\\p{N}")},
+    {SKV_WORDS_SPEC(R"(\p{N})"), SKV_WORDS("\\p{N}")},
 };
 
 }  // namespace
@@ -47,7 +50,7 @@ struct Pretokenizer::Pattern {
     PCRE2_SIZE where = 0;
     code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern), PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &error,
                          &where, nullptr);
-    if (!code) fail(SKV_E_INTERNAL, "pre-split pattern: PCRE2 error %d at %zu", error, static_cast<std::size_t>(where));
+    if (!code) fail(SKV_E_INTERNAL, "pre-split pattern: PCRE2 error %d at %zu", error, where);
     // Where the machine allows no JIT (hardened kernels) the interpreter serves.
     jit = pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0;
   }
@@ -88,12 +91,13 @@ Pretokenizer::Pretokenizer(const nlohmann::json& spec) {
   };
   if (get_string_or(spec, "type", "") == "Sequence") {
     const nlohmann::json& steps = get_array(spec, "pretokenizers");
-    if (steps.size() > 16) fail(SKV_E_MODEL, "tokenizer.json: pretokenizers has %zu entries; 16 are allowed", steps.size());
+    if (steps.size() > 16)
+      fail(SKV_E_MODEL, "tokenizer.json: pretokenizers has %zu entries; 16 are allowed", steps.size());
     for (const nlohmann::json& step : steps) add(step);
   } else {
     add(spec);
   }
-  if (!byte_level) fail(SKV_E_MODEL, "tokenizer.json: pre_tokenizer is not byte-level; only byte-level BPE is supported");
+  if (!byte_level) fail(SKV_E_MODEL, "tokenizer.json: pre_tokenizer is not byte-level; nothing else is supported");
 }
 
 Pretokenizer::~Pretokenizer() = default;
@@ -112,7 +116,8 @@ void Pretokenizer::add_step(const nlohmann::json& spec) {
     return;
   }
   if (type != "Split")
-    fail(SKV_E_MODEL, "tokenizer.json: pre_tokenizer type '%.60s' is not supported (ByteLevel, Split, Digits)", type.c_str());
+    fail(SKV_E_MODEL, "tokenizer.json: pre_tokenizer type '%.60s' is not supported (ByteLevel, Split, Digits)",
+         type.c_str());
   if (get_string_or(spec, "behavior", "") != "Isolated" || get_bool_or(spec, "invert", false))
     fail(SKV_E_MODEL, "tokenizer.json: pre_tokenizer: Split is supported with behavior Isolated, not inverted");
   const std::string regex = get_string_or(get_object(spec, "pattern"), "Regex", "");

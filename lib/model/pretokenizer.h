@@ -1,5 +1,5 @@
-// Cuts text into the words that BPE may not merge across. Only the pre-splits whose patterns are known are accepted: a
-// pattern that means something else in PCRE2 than in the model's own tokenizer would give wrong ids in silence.
+// Cuts text into the words that BPE may not merge across. Only the pre-splits whose patterns are known are accepted:
+// a pattern that means something else in PCRE2 than in the model's own tokenizer would give wrong ids in silence.
 #pragma once
 
 #include <memory>

@@ -87,11 +87,14 @@ void SafetensorsFile::read_header() {
   uint64_t header = 0;
   for (int i = 0; i < kPrefix; ++i) header |= static_cast<uint64_t>(file_.data()[i]) << (8 * i);
   if (header > static_cast<uint64_t>(kMaxHeaderBytes))
-    fail(SKV_E_DATA, "%.80s: a header of %" PRIu64 " bytes; %" PRId64 " are allowed", name_.c_str(), header, kMaxHeaderBytes);
+    fail(SKV_E_DATA, "%.80s: a header of %" PRIu64 " bytes; %" PRId64 " are allowed", name_.c_str(), header,
+         kMaxHeaderBytes);
   const int64_t data_at = kPrefix + static_cast<int64_t>(header);
   if (data_at > file_.size())
-    fail(SKV_E_DATA, "%.80s: a header of %" PRIu64 " bytes in a file of %" PRId64, name_.c_str(), header, file_.size());
-  const std::string_view text(reinterpret_cast<const char*>(file_.data()) + kPrefix, static_cast<std::size_t>(header));
+    fail(SKV_E_DATA, "%.80s: a header of %" PRIu64 " bytes in a file of %" PRId64, name_.c_str(), header,
+         file_.size());
+  const std::string_view text(reinterpret_cast<const char*>(file_.data()) + kPrefix,
+                              static_cast<std::size_t>(header));
   const nlohmann::json root = parse_json(text, name_ + " header", kMaxHeaderDepth, kMaxHeaderBytes);
   if (!root.is_object()) fail(SKV_E_DATA, "%.80s: the header is not an object", name_.c_str());
   for (const auto& [tensor, entry] : root.items()) {
@@ -147,7 +150,8 @@ const TensorView& SafetensorsSet::get(const std::string& tensor) const {
     file = &files_[it->second];
   }
   const TensorView* view = file ? file->find(tensor) : nullptr;
-  if (!view) fail(SKV_E_DATA, "tensor %.100s is missing from %.80s", tensor.c_str(), file ? file->name().c_str() : kIndex);
+  if (!view)
+    fail(SKV_E_DATA, "tensor %.100s is missing from %.80s", tensor.c_str(), file ? file->name().c_str() : kIndex);
   return *view;
 }
 

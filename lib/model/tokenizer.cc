@@ -18,7 +18,8 @@ constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
 constexpr int kMaxDepth = 16;
 
 nlohmann::json read_json(const std::string& directory) {
-  return parse_json(read_file(directory + "/tokenizer.json", kMaxFileBytes), "tokenizer.json", kMaxDepth, kMaxFileBytes);
+  return parse_json(read_file(directory + "/tokenizer.json", kMaxFileBytes), "tokenizer.json", kMaxDepth,
+                    kMaxFileBytes);
 }
 
 const nlohmann::json& member_or_null(const nlohmann::json& root, const char* key) {
@@ -39,7 +40,8 @@ struct Template {
       return;
     }
     if (type != "TemplateProcessing")
-      fail(SKV_E_MODEL, "tokenizer.json: post_processor type '%.60s' is not supported (ByteLevel, TemplateProcessing)",
+      fail(SKV_E_MODEL,
+           "tokenizer.json: post_processor type '%.60s' is not supported (ByteLevel, TemplateProcessing)",
            type.c_str());
     bool past_text = false;
     for (const nlohmann::json& piece : get_array(spec, "single")) {
@@ -102,16 +104,19 @@ struct Tokenizer::Impl {
     if (const nlohmann::json* normalizer = find_member(root, "normalizer"))
       fail(SKV_E_MODEL, "tokenizer.json: normalizer '%.60s' is not supported",
            get_string_or(*normalizer, "type", "without a type").c_str());
-    if (const nlohmann::json* decoder = find_member(root, "decoder"); decoder && get_string(*decoder, "type") != "ByteLevel")
-      fail(SKV_E_MODEL, "tokenizer.json: decoder '%.60s' is not supported (ByteLevel)",
-           get_string(*decoder, "type").c_str());
+    if (const nlohmann::json* decoder = find_member(root, "decoder")) {
+      const std::string type = get_string(*decoder, "type");
+      if (type != "ByteLevel")
+        fail(SKV_E_MODEL, "tokenizer.json: decoder '%.60s' is not supported (ByteLevel)", type.c_str());
+    }
     if (const nlohmann::json* post = find_member(root, "post_processor")) around.read(*post, vocab);
     for (const AddedToken& token : added) {
       bytes[static_cast<std::size_t>(token.id)] = token.text;
       special[static_cast<std::size_t>(token.id)] = token.special;
     }
     for (const bool with_special : {false, true})
-      for (const bool normalized : {false, true}) matchers[with_special][normalized].build(added, normalized, with_special);
+      for (const bool normalized : {false, true})
+        matchers[with_special][normalized].build(added, normalized, with_special);
   }
 
   Bpe bpe;
@@ -160,7 +165,8 @@ std::string_view Tokenizer::token_bytes(int32_t id, bool with_special) const {
 }
 
 bool Tokenizer::is_special(int32_t id) const {
-  return id >= 0 && static_cast<std::size_t>(id) < impl_->special.size() && impl_->special[static_cast<std::size_t>(id)];
+  const auto& special = impl_->special;
+  return id >= 0 && static_cast<std::size_t>(id) < special.size() && special[static_cast<std::size_t>(id)];
 }
 
 int32_t Tokenizer::find(std::string_view token_text) const {

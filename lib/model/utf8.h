@@ -8,8 +8,8 @@
 
 namespace skv::model {
 
-// Decodes the character at text[at]: its length in bytes, or 0 if no valid one starts there (surrogates, overlong forms
-// and code points past U+10FFFF are invalid). *code is written only for a length > 0.
+// Decodes the character at text[at]: its length in bytes, or 0 if no valid one starts there (surrogates, overlong
+// forms and code points past U+10FFFF are invalid). *code is written only for a length > 0.
 int decode_utf8(std::string_view text, std::size_t at, uint32_t* code);
 
 // Bytes from `at` on up to the next change between valid and invalid UTF-8.

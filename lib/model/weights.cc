@@ -20,7 +20,8 @@ DType dtype_of(const std::string& tensor, const TensorView& view) {
   if (view.dtype == "BF16") return DType::bf16;
   if (view.dtype == "F16") return DType::f16;
   if (view.dtype == "F32") return DType::f32;
-  fail(SKV_E_MODEL, "tensor %.100s has dtype %.20s; BF16, F16 and F32 are supported", tensor.c_str(), view.dtype.c_str());
+  fail(SKV_E_MODEL, "tensor %.100s has dtype %.20s; BF16, F16 and F32 are supported", tensor.c_str(),
+       view.dtype.c_str());
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/model/fixtures: tiny random Llama checkpoints with the logits that transformers computes for them, and tiny
-byte-level BPE tokenizers with the ids that the tokenizers library gives. Needs torch, transformers, tokenizers,
+"""Makes tests/model/fixtures: tiny random Llama checkpoints with the logits that transformers computes for them, and
+tiny byte-level BPE tokenizers with the ids that the tokenizers library gives. Needs torch, transformers, tokenizers,
 safetensors. Run it from anywhere; it rewrites the folder. Same seeds, same files (up to the libraries' versions)."""
 import json
 import math
@@ -106,7 +106,8 @@ def expectations(folder, seed):
 def make_checkpoint(name, spec, seed):
     folder = OUT / name
     shutil.rmtree(folder, ignore_errors=True)
-    config = LlamaConfig(vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, rope_parameters=spec["rope"], **spec["config"])
+    config = LlamaConfig(vocab_size=VOCAB, bos_token_id=1, eos_token_id=2, rope_parameters=spec["rope"],
+                         **spec["config"])
     model = LlamaForCausalLM(config)
     randomize(model, seed)
     model.to(spec["dtype"]).save_pretrained(folder, max_shard_size=spec.get("shard", "1GB"))
@@ -123,7 +124,8 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 WORDS = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
          r"\s+(?!\S)|\s+")
 CORPUS = [
-    "The quick brown fox jumps over the lazy dog. It's what they've said, isn't it? We'll see; I'm sure they'd agree.",
+    "The quick brown fox jumps over the lazy dog. It's what they've said, isn't it? "
+    "We'll see; I'm sure they'd agree.",
     "def add(a, b):\n    return a + b\n\n\nif __name__ == '__main__':\n\tprint(add(1, 23456))\n",
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich. Ça va très bien, où êtes-vous allés ?",
     "В чащах юга жил бы цитрус? Да, но фальшивый экземпляр! Η γρήγορη αλεπού πηδάει πάνω από το σκυλί.",
@@ -132,11 +134,16 @@ CORPUS = [
     "😀 😃 👍🏽 👩‍👩‍👧‍👦 🇩🇪 🚀🚀🚀 ♥️ x² + y³ = ½ ⅷ ①②③ ٠١٢٣ १२३ 2024-05-17 3.14159 1,000,000",
 ] * 3
 TEXTS = CORPUS[:7] + [
-    "", " ", "  ", "\n", "\r\n", "\t\t x", "a", " a", "a ", "  a  b   c    ", "\n\n\n  x\n \n", "   \n", "x   \n\n  y",
-    "I'LL we'Re DON'T o'ſ 'S 's'' ' s", "12345678901234567890", "a1b22c333d4444", "  12  345", "x\u00a0y\u3000z\u2028w\u0085v",
-    "a\u180eb \u180e c\u200bd\ufeff", "e\u0301 é ﬁ Å Ω", "ǅ ʰ ª º ϒ", "\x00\x01\x7f", "....!!!???\n\n...", "###\r\n\r\n--",
-    "hello<|end|>world", "<|begin|><|begin|>", "a <mask> b", "a\u00a0 <mask>b", "<tool>x</tool>", "<tool> <toolbox> <tool",
-    "<|end|", "x <strip>   y", "<|end|>\n<mask>\n", "a" * 700, "ab" * 300 + " " * 100 + "c", "xyz" + "\n" * 90 + "the" * 60,
+    "", " ", "  ", "\n", "\r\n", "\t\t x", "a", " a", "a ", "  a  b   c    ", "\n\n\n  x\n \n", "   \n",
+    "x   \n\n  y",
+    "I'LL we'Re DON'T o'ſ 'S 's'' ' s", "12345678901234567890", "a1b22c333d4444", "  12  345",
+    "x\u00a0y\u3000z\u2028w\u0085v",
+    "a\u180eb \u180e c\u200bd\ufeff", "e\u0301 é ﬁ Å Ω", "ǅ ʰ ª º ϒ", "\x00\x01\x7f", "....!!!???\n\n...",
+    "###\r\n\r\n--",
+    "hello<|end|>world", "<|begin|><|begin|>", "a <mask> b", "a\u00a0 <mask>b", "<tool>x</tool>",
+    "<tool> <toolbox> <tool",
+    "<|end|", "x <strip>   y", "<|end|>\n<mask>\n", "a" * 700, "ab" * 300 + " " * 100 + "c",
+    "xyz" + "\n" * 90 + "the" * 60,
     "supercalifragilisticexpialidocious" * 4, "😀" * 40, "中" * 60, "\ud7ff\ue000\U0010ffff",
 ]
 SPECIAL = [AddedToken("<|begin|>", special=True), AddedToken("<|end|>", special=True),

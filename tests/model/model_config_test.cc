@@ -65,7 +65,8 @@ TEST(Config, GenerationConfigOverridesEndTokens) {
 TEST(Config, FieldsThatOlderFilesLeaveOutHaveTheirDefaults) {
   ScratchModel model("mha_mixed_dtypes");
   model.edit("config.json", [](json& c) {
-    for (const char* key : {"head_dim", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling", "hidden_act",
+    for (const char* key : {"head_dim", "num_key_value_heads", "rms_norm_eps", "rope_theta", "rope_scaling",
+                            "hidden_act",
                             "tie_word_embeddings", "attention_bias", "mlp_bias", "max_position_embeddings"})
       c.erase(key);
   });
@@ -152,7 +153,8 @@ TEST(Config, RefusesWhatItCannotRunAndNamesTheField) {
     model.remove("generation_config.json");
     model.edit("config.json", bad.change);
     std::string message;
-    EXPECT_EQ(status_of([&] { read_config(model.directory()); }, &message), SKV_E_MODEL) << bad.field << ": " << message;
+    EXPECT_EQ(status_of([&] { read_config(model.directory()); }, &message),
+              SKV_E_MODEL) << bad.field << ": " << message;
     EXPECT_NE(message.find(bad.field), std::string::npos) << message;
   }
 }

@@ -56,8 +56,11 @@ TEST(Tokenizer, RandomBytesComeBackUnchanged) {
     const Tokenizer tokenizer(fixture_path(name), kVocab);
     for (int round = 0; round < 200; ++round) {
       std::string text(random() % 200, '\0');
-      // Mostly bytes that make broken characters; some rounds mostly text.
-      for (char& c : text) c = static_cast<char>(round % 2 ? random() & 0xff : " a\n1\xc3\xa9\xe4\xb8\xad\xf0\x9f"[random() % 11]);
+      // Every other round draws from bytes that make whole and broken characters.
+      for (char& c : text) {
+        const char broken = " a\n1\xc3\xa9\xe4\xb8\xad\xf0\x9f"[random() % 11];
+        c = round % 2 ? static_cast<char>(random() & 0xff) : broken;
+      }
       ASSERT_EQ(decode(tokenizer, tokenizer.encode(text, false, false)), text) << name << " round " << round;
     }
   }
@@ -66,7 +69,8 @@ TEST(Tokenizer, RandomBytesComeBackUnchanged) {
 TEST(Tokenizer, InvalidUtf8DoesNotDisturbTheTextAroundIt) {
   const Tokenizer tokenizer(fixture_path("tokenizer_qwen2"), kVocab);
   const auto ids = [&](std::string_view text) { return tokenizer.encode(text, false, true); };
-  const std::string_view broken[] = {"\x80",         "\xff\xfe",     "\xc0\xaf",         "\xed\xa0\x80", "\xf4\x90\x80\x80",
+  const std::string_view broken[] = {"\x80",         "\xff\xfe",     "\xc0\xaf",         "\xed\xa0\x80",
+                                     "\xf4\x90\x80\x80",
                                      "\xe4\xb8",     "\xf0\x9f\x98", "\xf8\x88\x80\x80", "\xe0\x80\x80", "\xc3"};
   for (const std::string_view bytes : broken) {
     std::vector<int32_t> want = ids("The quick ");
@@ -183,7 +187,8 @@ TEST(Tokenizer, RefusesWhatItWouldGetWrong) {
 TEST(Tokenizer, DamagedFilesAreDataErrors) {
   ScratchModel model("tokenizer_qwen2");
   const std::string good = model.read("tokenizer.json");
-  const std::string bad[] = {"", "{", good.substr(0, good.size() - 10), std::string(1 << 20, '['), "{\"a\": \"\xff\"}"};
+  const std::string bad[] = {"", "{", good.substr(0, good.size() - 10), std::string(1 << 20, '['),
+                             "{\"a\": \"\xff\"}"};
   for (const std::string& text : bad) {
     model.write("tokenizer.json", text);
     EXPECT_EQ(status_of([&] { Tokenizer t(model.directory(), kVocab); }), SKV_E_DATA) << text.substr(0, 40);

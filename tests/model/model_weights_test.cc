@@ -21,7 +21,8 @@ std::string with_header(const std::string& header, const std::string& data) {
 }
 
 // Takes a file apart, lets `change` edit header and data, and puts it together again.
-void rewrite(const ScratchModel& model, const std::string& file, const std::function<void(json&, std::string&)>& change,
+void rewrite(const ScratchModel& model, const std::string& file,
+             const std::function<void(json&, std::string&)>& change,
              std::size_t pad = 0) {
   const std::string raw = model.read(file);
   std::size_t length = 0;

@@ -1,0 +1,108 @@
+#ifndef SHADOWKV_KV_H
+#define SHADOWKV_KV_H
+
+#include "model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * @file kv.h
+ * How keys and values are kept: the policy and its numbers, the same for all sequences of a session.
+ *
+ * A policy is a row of choices. SKV_POLICY_FULL keeps everything exact and attends to everything: the oracle.
+ * SKV_POLICY_SHADOWKV keeps, per layer and KV head, one landmark for each chunk of keys, keys as low-rank coordinates
+ * (or exact in the slow tier), values in the slow tier, a few outlier chunks and a recent window exact; each decode step
+ * attends to outliers, window and the best-scored chunks only. SKV_POLICY_PUBLISHED is the rules of the ShadowKV paper's
+ * code to the letter. A sequence stays dense (all exact, all attended) until it is longer than dense_below_tokens.
+ */
+
+typedef int32_t skv_policy;
+enum {
+  SKV_POLICY_FULL = 0,      /* exact keys and values, dense attention */
+  SKV_POLICY_PUBLISHED = 1, /* ShadowKV as published (arXiv 2410.21465 and its code) */
+  SKV_POLICY_SHADOWKV = 2   /* this library's: centred keys, flush, segments, any length and number of turns */
+};
+
+typedef int32_t skv_key_store;
+enum {
+  SKV_KEYS_LOWRANK = 0, /* A, B, mu in the fast tier; selected keys are rebuilt */
+  SKV_KEYS_EXACT = 1    /* key blocks in the slow tier beside the values; selected keys are fetched */
+};
+
+typedef int32_t skv_digest;
+enum { SKV_DIGEST_MEAN = 0 /* mean of a chunk's post-RoPE keys, in the KV dtype */ };
+
+typedef int32_t skv_codec;
+enum { SKV_CODEC_RAW = 0 /* the KV dtype as it is */ };
+
+typedef int32_t skv_turn_attention;
+enum {
+  SKV_TURN_DENSE = 0,   /* a further prompt attends to the whole history, tile by tile */
+  SKV_TURN_SELECTED = 1 /* to the chunks selected for each block of 64 of its queries */
+};
+
+/** Fill with skv_kv_params_init(); then every field is taken literally. SKV_AUTO only where a field names it. */
+typedef struct skv_kv_params {
+  uint32_t struct_size;          /* in: sizeof(skv_kv_params) */
+  skv_policy policy;             /* in: default SKV_POLICY_SHADOWKV */
+  skv_dtype dtype;               /* in: of keys, values, landmarks, A, B: SKV_DTYPE_BF16 (default) or SKV_DTYPE_F32 */
+  skv_key_store keys;            /* in: default SKV_KEYS_LOWRANK */
+  skv_digest digest;             /* in: default SKV_DIGEST_MEAN */
+  skv_codec value_codec;         /* in: default SKV_CODEC_RAW */
+  int32_t chunk_tokens;          /* in: C, tokens per chunk: 4, 8, 16 or 32. Default 8 */
+  int32_t rank;                  /* in: r, [1, M / 2], M = n_kv_heads * head_dim; SKV_AUTO (default) = round(160 M / 1024) */
+  double budget_fraction;        /* in: share of the context selected per step, [0, 1]. Default 0.015625 (1.56 %) */
+  int32_t budget_min_tokens;     /* in: at least this many tokens, >= C. Default 256 */
+  int32_t budget_tokens;         /* in: a fixed budget instead of fraction and minimum, >= C; SKV_AUTO (default) = those */
+  double outlier_fraction;       /* in: share of chunks kept exact per KV head, [0, 0.05]. Default 0.0029296875 */
+  int32_t window_tokens;         /* in: W, newest tokens always exact, >= 0. Default 32 */
+  int32_t flush_tokens;          /* in: F, tokens compressed at a time, rounded up to chunks, >= C. Default 256 */
+  int64_t dense_below_tokens;    /* in: stay dense up to here; SKV_AUTO (default) = max(4096, 2 (budget + outliers + W)) */
+  double residual_factor;        /* in: tau, a flush worse than tau times its segment's residual opens a segment, >= 1.
+                                    Default 1.5 */
+  int32_t max_segments;          /* in: [1, 64]. Default 8 */
+  int32_t slot_chunks;           /* in: slot cache capacity per layer and KV head, [selected chunks, 32767];
+                                    SKV_AUTO (default) = the selected chunks */
+  skv_turn_attention turn_attention; /* in: default SKV_TURN_DENSE */
+  int32_t reserved;              /* in: 0 */
+} skv_kv_params;
+
+/**
+ * Write the defaults.
+ *
+ * @param params        out, not NULL.
+ * @param struct_size   in, bytes: sizeof *params as the caller compiled it.
+ * @returns SKV_OK; SKV_E_INVALID (params is NULL); SKV_E_STRUCT.
+ * @on_failure nothing is written. @threads any. @blocks no. @memory none. @since 0.1 @source none (API)
+ */
+SKV_API skv_status skv_kv_params_init(skv_kv_params *params, uint32_t struct_size);
+
+/** What a sequence's keys and values did so far. Counters start at 0 when the sequence is opened. */
+typedef struct skv_kv_stats {
+  uint32_t struct_size;           /* in: sizeof(skv_kv_stats) */
+  int32_t is_dense;               /* out: 1 while nothing is compressed */
+  int64_t n_tokens;               /* out: length */
+  int64_t n_compressed;           /* out: tokens in compressed chunks */
+  int64_t n_exact;                /* out: tokens in the exact window */
+  int32_t n_segments;             /* out: basis segments, highest of the layers */
+  int32_t budget_tokens;          /* out: tokens selected per step at this length */
+  int64_t n_outlier_chunks;       /* out: over layers and KV heads */
+  int64_t n_flushes;              /* out: flushes so far */
+  int64_t n_forced_segments;      /* out: flushes that wanted a segment beyond max_segments */
+  int64_t n_lossy_tokens;         /* out: tokens rebuilt into the window by truncate (their keys are low-rank) */
+  int64_t decode_tokens;          /* out: tokens decoded by steps */
+  int64_t selected_chunks;        /* out: sum over decode tokens, layers and KV heads */
+  int64_t slot_hits;              /* out: of those, already in their slot */
+  int64_t attended_tokens;        /* out: sum over decode tokens, layers and KV heads of tokens attended to */
+  int64_t attention_calls;        /* out: decode tokens * layers * KV heads: the divisor of the two above */
+  int64_t bytes_read;             /* out: KV bytes that decode had to read: landmarks, A rows, blocks, attended K and V */
+  double key_energy;              /* out: share of the centred keys' energy that the low-rank form keeps, mean of layers;
+                                     1 with exact keys */
+} skv_kv_stats;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

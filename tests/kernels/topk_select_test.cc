@@ -1,0 +1,137 @@
+#include "kernels/topk_select/topk_select.h"
+
+#include <memory>
+
+#include "tests/kernels/kernel_test.h"
+
+namespace skv::kernels {
+namespace {
+
+using namespace skv::test;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+struct Case {
+  Buffer<float> scores;
+  Buffer<int32_t> ids;
+  Buffer<int32_t> n_ids{1};
+  int32_t k;
+  Case(int32_t n, int32_t k_in) : scores(n), ids(k_in), k(k_in) {}
+  TopkSelectItem item() { return {scores.data(), static_cast<int32_t>(scores.size()), k, ids.data(), n_ids.data()}; }
+};
+
+enum class Scores { uniform, softmax, few_values, equal, special, mostly_excluded, all_excluded, all_nan };
+
+void fill_scores(Random& rng, Scores kind, Case* c) {
+  for (float& s : c->scores.span()) {
+    switch (kind) {
+      case Scores::uniform: s = rng.uniform(0, 1); break;
+      case Scores::softmax: s = std::exp(rng.normal() * 8.0f - 30.0f); break;
+      case Scores::few_values: s = rng.pick({0.25f, 0.5f, 0.75f}); break;
+      case Scores::equal: s = 0.125f; break;
+      case Scores::special:
+        s = rng.pick({0.0f, -0.0f, 1e-40f, kInf, -kInf, kNan, -1.0f, 1.0f, -kNan, 3.4e38f, -1e-40f});
+        break;
+      case Scores::mostly_excluded: s = rng.chance(0.02) ? rng.uniform(0, 1) : -1.0f; break;
+      case Scores::all_excluded: s = -1.0f; break;
+      case Scores::all_nan: s = kNan; break;
+    }
+  }
+}
+
+void run_cpu(const std::vector<TopkSelectItem>& items) {
+  int64_t total = 0;
+  for (const TopkSelectItem& item : items) total += item.n;
+  Buffer<char> workspace(static_cast<int64_t>(topk_select_workspace_bytes(total)));
+  topk_select_cpu(items, workspace.data());
+}
+
+void expect_reference(Case* c, const std::string& params) {
+  std::vector<int32_t> ids(static_cast<std::size_t>(c->k));
+  int32_t n_ids = -1;
+  TopkSelectItem ref = c->item();
+  ref.ids = ids.data();
+  ref.n_ids = &n_ids;
+  topk_select_ref(std::span(&ref, 1), nullptr);
+  ASSERT_EQ(c->n_ids[0], n_ids) << params;
+  for (int32_t i = 0; i < n_ids; ++i) ASSERT_EQ(c->ids[i], ids[static_cast<std::size_t>(i)]) << params << " i=" << i;
+}
+
+TEST(TopkSelect, equals_a_stable_sort_for_every_kind_of_score) {
+  Random rng;
+  for_each_target([&] {
+    for (int kind = 0; kind <= static_cast<int>(Scores::all_nan); ++kind) {
+      for (const int32_t n : {1, 2, 15, 16, 17, 100, 1000, 5000}) {
+        for (const int32_t k : {0, 1, 2, 16, n / 2, n - 1, n, n + 5}) {
+          Case c(n, k);
+          fill_scores(rng, static_cast<Scores>(kind), &c);
+          run_cpu({c.item()});
+          expect_reference(&c, "kind=" + std::to_string(kind) + " n=" + std::to_string(n) + " k=" + std::to_string(k));
+          if (::testing::Test::HasFatalFailure()) return;
+        }
+      }
+    }
+  });
+}
+
+TEST(TopkSelect, takes_the_lower_index_among_equals_and_nan_last) {
+  for_each_target([&] {
+    Case c(6, 4);
+    const float scores[] = {kNan, 0.5f, -1.0f, 0.0f, 0.5f, -0.0f};
+    std::copy(std::begin(scores), std::end(scores), c.scores.data());
+    run_cpu({c.item()});
+    ASSERT_EQ(c.n_ids[0], 4);
+    EXPECT_EQ(std::vector<int32_t>(c.ids.data(), c.ids.data() + 4), (std::vector<int32_t>{1, 3, 4, 5}));
+    Case all(6, 5);
+    std::copy(std::begin(scores), std::end(scores), all.scores.data());
+    run_cpu({all.item()});
+    EXPECT_EQ(std::vector<int32_t>(all.ids.data(), all.ids.data() + 5), (std::vector<int32_t>{0, 1, 3, 4, 5}));
+  });
+}
+
+TEST(TopkSelect, finds_ids_of_a_batch_of_unequal_rows) {
+  Random rng;
+  for_each_target([&] {
+    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<TopkSelectItem> items;
+    for (const int32_t n : {3000, 0, 1, 700, 64}) {
+      cases.push_back(std::make_unique<Case>(n, 64));
+      fill_scores(rng, rng.pick({Scores::few_values, Scores::softmax}), cases.back().get());
+      items.push_back(cases.back()->item());
+    }
+    with_threads(3, [&] { run_cpu(items); });
+    for (const auto& c : cases) expect_reference(c.get(), "batch, n=" + std::to_string(c->scores.size()));
+  });
+}
+
+void bench_shape(const char* variant, int32_t n, int32_t k) {
+  constexpr int32_t kHeads = 8;
+  const int64_t layer_bytes = int64_t{kHeads} * n * 4;
+  const int32_t layers = bench_layers(layer_bytes, 16);
+  std::vector<float> scores(static_cast<std::size_t>(layers * kHeads * n));
+  Random rng;
+  for (float& s : scores) s = std::exp(rng.normal() * 3.0f - 10.0f);
+  std::vector<int32_t> ids(kHeads * static_cast<std::size_t>(k)), n_ids(kHeads);
+  std::vector<char> workspace(topk_select_workspace_bytes(int64_t{kHeads} * n));
+  std::vector<TopkSelectItem> items(kHeads);
+  const BenchRow row{.op = "topk_select", .variant = variant,
+      .shape = "8 rows, " + std::to_string(k) + " of " + std::to_string(n), .tokens = int64_t{n} * 8, .layers = layers,
+      .working_set_bytes = layers * layer_bytes, .bytes = static_cast<double>(layer_bytes)};
+  run_bench(row, [&](int64_t i) {
+    for (int32_t h = 0; h < kHeads; ++h) {
+      items[static_cast<std::size_t>(h)] = {scores.data() + ((i % layers) * kHeads + h) * n, n, k,
+          ids.data() + h * k, n_ids.data() + h};
+    }
+    topk_select_cpu(items, workspace.data());
+  });
+}
+
+void bench() {
+  for_each_bench_target([&](const char* variant) { bench_shape(variant, bench_small() ? 1024 : 16384, 256); });
+}
+
+}  // namespace
+}  // namespace skv::kernels
+
+SKV_KERNEL_TEST_MAIN(skv::kernels::bench)
