@@ -108,7 +108,9 @@ std::string Writer::questions() {
   std::string lines;
   for (int32_t i = 0; i < demo_.questions; ++i) {
     const Fact& fact = order[static_cast<std::size_t>(i) % order.size()];
-    const nlohmann::ordered_json line{{"ask", "\n" + language_.question(fact)}, {"expect", fact.value}};
+    std::string ask = "\n";
+    ask += language_.question(fact);
+    const nlohmann::ordered_json line{{"ask", std::move(ask)}, {"expect", fact.value}};
     lines += line.dump() + "\n";
   }
   return lines;

@@ -229,12 +229,12 @@ void attend_split(const AttnDecodeDesc& desc, const AttnDecodeItem& item, const 
       const std::size_t at = static_cast<std::size_t>(g) * padded_dim;
       alignas(64) float w[kTileHeads * kTileRows];
       float decay[kTileHeads];
-      tile_logits(tile.k, tile.n, q + at, padded_dim, heads, dim, w, Ahead<T>{next.k, g == 0 ? next.n : 0, dim});
+      tile_logits(tile.k, tile.n, q + at, padded_dim, heads, dim, w, Ahead<T>{next.k, g == 0 ? next.n : 0});
       for (int h = 0; h < heads; ++h) {
         decay[h] = weigh(w + h * kTileRows, tile.n, out.max + g + h, out.sum + g + h);
       }
       tile_weighted_sum(tile.v, tile.n, dim, w, decay, heads, out.acc + at, padded_dim,
-                        Ahead<T>{next.v, g == 0 ? next.n : 0, dim});
+                        Ahead<T>{next.v, g == 0 ? next.n : 0});
     }
   }
 }

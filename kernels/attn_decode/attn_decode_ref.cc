@@ -43,7 +43,9 @@ void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const flo
       if (w == none) continue;
       const double p = std::exp(w - max);
       sum += p;
-      for (int64_t d = 0; d < dim; ++d) sums[static_cast<std::size_t>(d)] += p * load_f32(run.v, desc.dtype, i * dim + d);
+      for (int64_t d = 0; d < dim; ++d) {
+        sums[static_cast<std::size_t>(d)] += p * load_f32(run.v, desc.dtype, i * dim + d);
+      }
     }
   }
   for (int64_t d = 0; d < dim; ++d) {

@@ -1,8 +1,8 @@
 // Blocks of query rows (tokens x group) against tiles of 64 keys, streaming softmax, all products f32.
 //
-// A row's bits must not depend on its place in the block, so each output is one chain over keys in span order whatever
-// microkernel computes it, tiles are cut by walking the span list from its start, and keys that a row cannot see take no
-// part in any of its sums (rather than entering with weight 0: a NaN there would spread).
+// A row's bits must not depend on its place in the block, so each output is one chain over keys in span order
+// whatever microkernel computes it, tiles are cut by walking the span list from its start, and keys that a row cannot
+// see take no part in any of its sums (rather than entering with weight 0: a NaN there would spread).
 #include "kernels/attn_prefill/attn_prefill.h"
 
 #include <algorithm>

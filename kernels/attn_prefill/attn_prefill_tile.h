@@ -50,8 +50,8 @@ struct KeyTile {
   int64_t pos[kTileKeys];
 };
 
-// Walks an item's spans and cuts them into tiles: after 64 rows, and wherever positions do not ascend. Only the span
-// list decides where; rows past the last position that anyone may see are left out, which shortens tiles at their end.
+// Walks an item's spans and cuts them into tiles: after 64 rows, and wherever positions do not ascend. Only the
+// span list decides where; rows past the last position that anyone may see are left out, which shortens tiles at their end.
 class TileCursor {
  public:
   TileCursor(const AttnPrefillDesc& desc, const AttnPrefillItem& item)

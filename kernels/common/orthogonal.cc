@@ -65,8 +65,8 @@ bool find_hadamard(int32_t order, Hadamard* h) {
 
 constexpr int32_t kMaxExtra = 64;  // orders up to 16,384 are at most this far apart
 
-// m = (s + d)^-1 for the trailing block d [extra, extra] of the matrix, each sign of the diagonal s chosen so that its
-// pivot is at least 1: Gauss-Jordan without exchanges is then stable.
+// m = (s + d)^-1 for the trailing block d [extra, extra] of the matrix, each sign of the diagonal s chosen so that
+// its pivot is at least 1: Gauss-Jordan without exchanges is then stable.
 void feedback(const Hadamard& h, int32_t r, double scale, double (*m)[kMaxExtra]) {
   const int32_t extra = h.order - r;
   double d[kMaxExtra][kMaxExtra];
@@ -94,8 +94,9 @@ void feedback(const Hadamard& h, int32_t r, double scale, double (*m)[kMaxExtra]
 
 }  // namespace
 
-// With U = [[A, B], [C, D]] orthogonal and S a diagonal of signs, A - B (S + D)^-1 C is orthogonal too (the outputs of D
-// fed back as -S times its inputs): few rows and columns too many are folded into the rest without spoiling its flatness.
+// With U = [[A, B], [C, D]] orthogonal and S a diagonal of signs, A - B (S + D)^-1 C is orthogonal too (the outputs
+// of D fed back as -S times its inputs): few rows and columns too many are folded into the rest without spoiling its
+// flatness.
 void fixed_orthogonal(int32_t r, float* q) {
   Hadamard h;
   for (int32_t order = r; !find_hadamard(order, &h); ++order) {}

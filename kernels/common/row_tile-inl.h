@@ -1,5 +1,5 @@
-// Tiles of K/V or landmark rows against the query heads of one KV head: logits and weighted sums. A tile's rows stay in
-// the first cache levels while all heads pass over it, so memory is read once. Per target, as simd-inl.h.
+// Tiles of K/V or landmark rows against the query heads of one KV head: logits and weighted sums. A tile's rows stay
+// in the first cache levels while all heads pass over it, so memory is read once. Per target, as simd-inl.h.
 #if defined(SKV_KERNELS_COMMON_ROW_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef SKV_KERNELS_COMMON_ROW_TILE_INL_H_
 #undef SKV_KERNELS_COMMON_ROW_TILE_INL_H_
@@ -29,18 +29,16 @@ struct RowTile {
   int n = 0;
 };
 
-// Rows to bring near while others are worked on, one for each of those. n = 0: none.
+// Rows to bring near while others are worked on, one for each of those, a line at a time between the products: in
+// bursts they would fill the miss buffers and stall. n = 0: none.
 template <class T>
 struct Ahead {
   const T* const* rows = nullptr;
   int n = 0;
-  std::size_t dim = 0;
 };
 
 template <class T>
-HWY_INLINE void prefetch_row(const T* row, std::size_t dim) {
-  for (std::size_t i = 0; i < dim; i += 64 / sizeof(T)) __builtin_prefetch(row + i);
-}
+inline constexpr std::size_t kLine = 64 / sizeof(T);
 
 #if HWY_TARGET != HWY_SCALAR
 // Folds a vector onto its first 128 bits.
@@ -55,7 +53,8 @@ HWY_INLINE void store_block_sum(D d, V v, float* out) {
 }
 #endif
 
-// The lane sums of four vectors. Always this tree, so that a row's dot product does not depend on its place in a tile.
+// The lane sums of four vectors. Always this tree, so that a row's dot product does not depend on its place in a
+// tile.
 HWY_INLINE void store_sums(VF a, VF b, VF c, VF e, float* out) {
 #if HWY_TARGET == HWY_SCALAR
   out[0] = hn::GetLane(a), out[1] = hn::GetLane(b), out[2] = hn::GetLane(c), out[3] = hn::GetLane(e);
@@ -71,14 +70,19 @@ HWY_INLINE void store_sums(VF a, VF b, VF c, VF e, float* out) {
 }
 
 // out[g * kTileRows + r] = dot(q + g * q_stride, k[r]) for G heads and four rows. q rows are padded with zeros.
+// ahead: four rows to prefetch, or null.
 template <int G, class T>
-HWY_INLINE void dot_four_rows(const T* const* k, const float* q, std::size_t q_stride, std::size_t dim, float* out) {
+HWY_INLINE void dot_four_rows(const T* const* k, const float* q, std::size_t q_stride, std::size_t dim, float* out,
+                              const T* const* ahead) {
   const F32 d;
   const std::size_t lanes = hn::Lanes(d);
   VF sum[G * 4];
   unroll<G * 4>([&](auto i) SKV_INLINE_LAMBDA { sum[i] = hn::Zero(d); });
   const T *k0 = k[0], *k1 = k[1], *k2 = k[2], *k3 = k[3];
   const auto step = [&](std::size_t i, auto load_row) SKV_INLINE_LAMBDA {
+    if (ahead != nullptr && i % kLine<T> == 0) {
+      unroll<4>([&](auto r) SKV_INLINE_LAMBDA { __builtin_prefetch(ahead[r] + i); });
+    }
     const VF r0 = load_row(k0 + i), r1 = load_row(k1 + i), r2 = load_row(k2 + i), r3 = load_row(k3 + i);
     unroll<G>([&](auto g) SKV_INLINE_LAMBDA {
       const VF head = hn::LoadU(d, q + static_cast<std::size_t>(g()) * q_stride + i);
@@ -96,28 +100,27 @@ HWY_INLINE void dot_four_rows(const T* const* k, const float* q, std::size_t q_s
   });
 }
 
-// Logits of heads <= kTileHeads heads against n rows: w[g * kTileRows + r]. Up to three entries past n are written with
-// copies of the last row's.
+// Logits of heads <= kTileHeads heads against n rows: w[g * kTileRows + r]. Up to three entries past n are written
+// with copies of the last row's.
 template <class T>
 HWY_INLINE void tile_logits(const T* const* rows, int n, const float* q, std::size_t q_stride, int heads,
                             std::size_t dim, float* w, const Ahead<T>& ahead = {}) {
   for (int r = 0; r < n; r += 4) {
     const T* k[4];
-    for (int i = 0; i < 4; ++i) {
-      k[i] = rows[std::min(r + i, n - 1)];
-      if (r + i < ahead.n) prefetch_row(ahead.rows[r + i], ahead.dim);
-    }
+    for (int i = 0; i < 4; ++i) k[i] = rows[std::min(r + i, n - 1)];
+    const T* const* near = r + 4 <= ahead.n ? ahead.rows + r : nullptr;
+    const auto head = [&](int g) { return q + static_cast<std::size_t>(g) * q_stride; };
+    const auto at = [&](int g) { return w + g * kTileRows + r; };
     int g = 0;
-    for (; g + kWideHeads <= heads; g += kWideHeads) {
-      dot_four_rows<kWideHeads>(k, q + static_cast<std::size_t>(g) * q_stride, q_stride, dim, w + g * kTileRows + r);
+    for (; g + kWideHeads <= heads; g += kWideHeads, near = nullptr) {
+      dot_four_rows<kWideHeads>(k, head(g), q_stride, dim, at(g), near);
     }
     if (kWideHeads > 2 && g + 2 <= heads) {
-      dot_four_rows<2>(k, q + static_cast<std::size_t>(g) * q_stride, q_stride, dim, w + g * kTileRows + r);
+      dot_four_rows<2>(k, head(g), q_stride, dim, at(g), near);
       g += 2;
+      near = nullptr;
     }
-    if (g < heads) {
-      dot_four_rows<1>(k, q + static_cast<std::size_t>(g) * q_stride, q_stride, dim, w + g * kTileRows + r);
-    }
+    if (g < heads) dot_four_rows<1>(k, head(g), q_stride, dim, at(g), near);
   }
 }
 
@@ -132,7 +135,9 @@ HWY_INLINE void add_rows(const T* const* v, int n, std::size_t i, const float* w
   unroll<G * N>([&](auto i) SKV_INLINE_LAMBDA { sum[i] = hn::Zero(d); });
   for (int r = 0; r < n; ++r) {
     const T* from = v[r] + i;
-    if (r < ahead.n) prefetch_row(ahead.rows[r], ahead.dim);
+    if (r < ahead.n) {
+      for (std::size_t c = 0; c < N * lanes; c += kLine<T>) __builtin_prefetch(ahead.rows[r] + i + c);
+    }
     VF row[N];
     unroll<N>([&](auto c) SKV_INLINE_LAMBDA { row[c] = load_row(from + static_cast<std::size_t>(c()) * lanes); });
     unroll<G>([&](auto g) SKV_INLINE_LAMBDA {
@@ -151,21 +156,22 @@ HWY_INLINE void add_rows(const T* const* v, int n, std::size_t i, const float* w
 
 // All columns for G heads. acc rows are padded to whole vectors.
 template <int G, class T>
-HWY_INLINE void add_rows_all(const T* const* v, int n, std::size_t dim, const float* w, const float* decay, float* acc,
-                             std::size_t acc_stride, Ahead<T> ahead) {
+HWY_INLINE void add_rows_all(const T* const* v, int n, std::size_t dim, const float* w, const float* decay,
+                             float* acc, std::size_t acc_stride, const Ahead<T>& ahead) {
   const F32 d;
   const std::size_t lanes = hn::Lanes(d);
   constexpr int kWide = std::min(kAccumulators / G, 8);
   const auto whole = [&](const T* p) SKV_INLINE_LAMBDA { return load(d, p); };
   std::size_t i = 0;
-  for (; i + kWide * lanes <= dim; i += kWide * lanes, ahead.n = 0) {
+  for (; i + kWide * lanes <= dim; i += kWide * lanes) {
     add_rows<G, kWide>(v, n, i, w, decay, acc, acc_stride, ahead, whole);
   }
-  for (; i + lanes <= dim; i += lanes, ahead.n = 0) {
+  for (; i + lanes <= dim; i += lanes) {
     add_rows<G, 1>(v, n, i, w, decay, acc, acc_stride, ahead, whole);
   }
   if (i < dim) {
-    add_rows<G, 1>(v, n, i, w, decay, acc, acc_stride, ahead, [&](const T* p) SKV_INLINE_LAMBDA { return load_n(d, p, dim - i); });
+    const auto part = [&](const T* p) SKV_INLINE_LAMBDA { return load_n(d, p, dim - i); };
+    add_rows<G, 1>(v, n, i, w, decay, acc, acc_stride, ahead, part);
   }
 }
 

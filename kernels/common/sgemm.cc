@@ -92,7 +92,7 @@ void loop_items(bool parallel, int64_t n, Fn&& fn) {
 
 template <class T>
 bool worth_a_team(const MatmulArgs<T>& args) {
-  return args.m * args.n * std::min(args.k, kMatmulBlock) >= int64_t{1} << 22;
+  return args.m * args.n * std::min(args.k, kMatmulDepth) >= int64_t{1} << 22;
 }
 
 template <class T>
@@ -114,14 +114,33 @@ void pack_block(const MatmulArgs<T>& args, int64_t k0, int64_t kc, const Packed<
       if (p < a_panels) {
         const int64_t i0 = p * kTileRows;
         pack_panel(args.a + i0 * a_row + k0 * a_k, a_row, a_k, std::min(kTileRows, args.m - i0), kc, kTileRows,
-                   packed.a + i0 * kc);
+                   packed.a + i0 * kMatmulDepth);
       } else {
         const int64_t j0 = (p - a_panels) * packed.width;
         pack_panel(args.b + j0 * b_col + k0 * b_k, b_col, b_k, std::min(packed.width, args.n - j0), kc, packed.width,
-                   packed.b + j0 * kc);
+                   packed.b + j0 * kMatmulDepth);
       }
     }
   });
+}
+
+struct Item {
+  int64_t i_begin, i_end, j_begin, j_end, k_begin, kc;
+};
+
+template <class T>
+void multiply_item(const MatmulArgs<T>& args, const Item& item, bool accumulate, const Packed<T>& packed) {
+  for (int64_t j = item.j_begin; j < item.j_end; j += packed.width) {
+    for (int64_t i = item.i_begin; i < item.i_end; i += kTileRows) {
+      if (args.upper_only && j + packed.width <= i) break;
+      const int64_t rows = std::min(kTileRows, args.m - i), cols = std::min(packed.width, args.n - j);
+      const T* a = packed.a + i * kMatmulDepth + item.k_begin * kTileRows;
+      const T* b = packed.b + j * kMatmulDepth + item.k_begin * packed.width;
+      T* c = args.c + i * args.ldc + j;
+      if (rows == kTileRows && cols == packed.width) tile(a, b, item.kc, c, args.ldc, accumulate);
+      else edge_tile(a, b, item.kc, c, args.ldc, rows, cols, accumulate);
+    }
+  }
 }
 
 template <class T>
@@ -131,17 +150,9 @@ void multiply_block(const MatmulArgs<T>& args, int64_t kc, bool accumulate, cons
   loop_items(worth_a_team(args), row_items * col_items, [&](int64_t item, int) HWY_ATTR {
     const int64_t i_begin = item / col_items * kItemRows, i_end = std::min(i_begin + kItemRows, args.m);
     const int64_t j_begin = item % col_items * kItemCols, j_end = std::min(j_begin + kItemCols, args.n);
-    for (int64_t j = j_begin; j < j_end; j += packed.width) {
-      for (int64_t i = i_begin; i < i_end; i += kTileRows) {
-        if (args.upper_only && j + packed.width <= i) break;
-        const int64_t rows = std::min(kTileRows, args.m - i), cols = std::min(packed.width, args.n - j);
-        const T* a = packed.a + i * kc;
-        const T* b = packed.b + j * kc;
-        T* c = args.c + i * args.ldc + j;
-        if (rows == kTileRows && cols == packed.width) tile(a, b, kc, c, args.ldc, accumulate);
-        else edge_tile(a, b, kc, c, args.ldc, rows, cols, accumulate);
-      }
-    }
+    for (int64_t k0 = 0; k0 < kc; k0 += kMatmulBlock)
+      multiply_item(args, {i_begin, i_end, j_begin, j_end, k0, std::min(kMatmulBlock, kc - k0)}, accumulate || k0 > 0,
+                    packed);
   });
 }
 
@@ -153,9 +164,9 @@ void matmul(const MatmulArgs<T>& args, void* workspace) {
   Packed<T> packed;
   packed.width = 2 * static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
   packed.b = static_cast<T*>(workspace);
-  packed.a = packed.b + (args.n + packed.width - 1) / packed.width * packed.width * kMatmulBlock;
-  for (int64_t k0 = 0; k0 < args.k; k0 += kMatmulBlock) {
-    const int64_t kc = std::min(kMatmulBlock, args.k - k0);
+  packed.a = packed.b + (args.n + packed.width - 1) / packed.width * packed.width * kMatmulDepth;
+  for (int64_t k0 = 0; k0 < args.k; k0 += kMatmulDepth) {
+    const int64_t kc = std::min(kMatmulDepth, args.k - k0);
     pack_block(args, k0, kc, packed);
     multiply_block(args, kc, args.accumulate || k0 > 0, packed);
   }
@@ -175,7 +186,7 @@ HWY_EXPORT(dgemm_simd);
 
 std::size_t matmul_workspace_bytes(int64_t m, int64_t n, std::size_t element_bytes) {
   constexpr int64_t kPadding = 2 * HWY_MAX_BYTES;  // at least one panel of any target
-  return static_cast<std::size_t>((m + n + 2 * kPadding) * kMatmulBlock) * element_bytes;
+  return static_cast<std::size_t>((m + n + 2 * kPadding) * kMatmulDepth) * element_bytes;
 }
 
 void sgemm(const MatmulArgs<float>& args, void* workspace) { HWY_DYNAMIC_DISPATCH(sgemm_simd)(args, workspace); }

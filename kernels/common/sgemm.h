@@ -33,7 +33,8 @@ struct MatmulArgs {
   bool upper_only = false;
 };
 
-inline constexpr int64_t kMatmulBlock = 256;  // terms summed before a partial sum is added to c
+inline constexpr int64_t kMatmulBlock = 256;   // terms summed before a partial sum is added to c
+inline constexpr int64_t kMatmulDepth = 1024;  // terms packed at a time: bounds the workspace, whole blocks
 
 std::size_t matmul_workspace_bytes(int64_t m, int64_t n, std::size_t element_bytes);
 void sgemm(const MatmulArgs<float>&, void* workspace);

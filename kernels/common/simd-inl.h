@@ -132,8 +132,8 @@ HWY_INLINE void store_n(VF v, F32 d, T* p, std::size_t n) {
 HWY_INLINE float sum_of_lanes(F32 d, VF v) { return hn::GetLane(hn::SumOfLanes(d, v)); }
 HWY_INLINE float max_of_lanes(F32 d, VF v) { return hn::GetLane(hn::MaxOfLanes(d, v)); }
 
-// e^x to 2 units in the last place: 2^n * e^r, |r| <= ln 2 / 2, Taylor to r^7 (remainder 6e-9). Below -87.3 exactly 0,
-// above 88 +inf, NaN for NaN, exp(0) exactly 1.
+// e^x to 2 units in the last place: 2^n * e^r, |r| <= ln 2 / 2, Taylor to r^7 (remainder 6e-9). Below -87.3 exactly
+// 0, above 88 +inf, NaN for NaN, exp(0) exactly 1.
 HWY_INLINE VF exp(F32 d, VF x) {
   const hn::RebindToSigned<F32> di;
   const VF clamped = hn::Min(hn::Max(x, hn::Set(d, -87.3f)), hn::Set(d, 88.0f));

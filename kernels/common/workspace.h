@@ -1,5 +1,5 @@
-// Lays arrays out in a caller's workspace. With a null base it only counts, so the function that lays out also answers
-// how many bytes it needs.
+// Lays arrays out in a caller's workspace. With a null base it only counts, so the function that lays out also
+// answers how many bytes it needs.
 #pragma once
 
 #include <cstddef>

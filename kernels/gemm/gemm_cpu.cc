@@ -1,5 +1,5 @@
-// Highway GEMM: every c[i, j] is one chain of vector products along k, in ascending order, reduced once at the end. So a
-// row's bits depend neither on m nor on how rows, columns and k are blocked here, and weights need no transposing.
+// Highway GEMM: every c[i, j] is one chain of vector products along k, in ascending order, reduced once at the end.
+// So a row's bits depend neither on m nor on how rows, columns and k are blocked here, and w needs no transposing.
 #include "kernels/gemm/gemm.h"
 
 #include <algorithm>
@@ -226,7 +226,8 @@ void run_few_rows(const GemmDesc& desc, const GemmArgs& args, const T* w, int64_
     const T* columns[kTileCols];
     point_at_columns(w + j * desc.k, desc.k, n_cols, columns);
     const Ahead ahead = ahead_of(w + (j + kTileCols) * desc.k, desc.k, desc.n - j - kTileCols);
-    run_rows<T>(Output{args, 0, j, n_cols, args.a, args.lda, ahead}, args.m, columns, Depth{0, desc.k, true, true}, nullptr);
+    const Depth whole{0, desc.k, true, true};
+    run_rows<T>(Output{args, 0, j, n_cols, args.a, args.lda, ahead}, args.m, columns, whole, nullptr);
   }
 }
 

@@ -25,7 +25,7 @@ struct GramScratch {
 
 inline GramScratch gram_scratch(WorkspaceCursor& cursor, int64_t n, int64_t m) {
   GramScratch s;
-  s.centered = cursor.take<float>(std::min(n, kMatmulBlock) * m);
+  s.centered = cursor.take<float>(std::min(n, kMatmulDepth) * m);
   s.matmul = cursor.take_bytes(matmul_workspace_bytes(m, m, sizeof(float)));
   return s;
 }
@@ -80,8 +80,8 @@ void gram_simd(const GramArgs& args, void* workspace) {
   product.c = args.g;
   product.accumulate = true;
   product.upper_only = true;
-  for (int64_t t = 0; t < args.n; t += kMatmulBlock) {
-    const int64_t rows = std::min(kMatmulBlock, args.n - t);
+  for (int64_t t = 0; t < args.n; t += kMatmulDepth) {
+    const int64_t rows = std::min(kMatmulDepth, args.n - t);
     parallel_for((m + kGramColumns - 1) / kGramColumns, [&](int64_t item, int) HWY_ATTR {
       center_columns(args.x + t * args.ldx, args.ldx, args.center, rows, item * kGramColumns,
                      std::min((item + 1) * kGramColumns, m), m, scratch.centered, args.sum);

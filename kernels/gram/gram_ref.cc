@@ -13,7 +13,8 @@ void gram_ref(const GramArgs& args, void*) {
       }
       args.g[i * m + j] = args.g[j * m + i] = static_cast<float>(args.g[i * m + j] + dot);
     }
-    for (int64_t t = 0; t < args.n; ++t) args.sum[i] += static_cast<double>(args.x[t * args.ldx + i]) - args.center[i];
+    for (int64_t t = 0; t < args.n; ++t)
+      args.sum[i] += static_cast<double>(args.x[t * args.ldx + i]) - args.center[i];
   }
 }
 

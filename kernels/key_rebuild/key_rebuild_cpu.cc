@@ -108,11 +108,11 @@ void rotate_row(const RopeView& rope, int64_t position, float* k) {
   }
 }
 
-// Keys of `n` chunks of one segment: gather their rows of A, multiply by b in column panels that stay in the L1 cache,
-// then centre, rotation and the one rounding.
+// Keys of `n` chunks of one segment: gather their rows of A, multiply by b in column panels that stay in the L1
+// cache, then centre, rotation and the one rounding.
 template <class T>
-void rebuild_chunks(const KeyRebuildDesc& desc, const KeyRebuildItem& item, const BasisSegment& segment, int32_t begin,
-                    int32_t n) {
+void rebuild_chunks(const KeyRebuildDesc& desc, const KeyRebuildItem& item, const BasisSegment& segment,
+                    int32_t begin, int32_t n) {
   HWY_ALIGN float a[kRebuildRows * kRebuildRank];
   HWY_ALIGN float out[kRebuildRows * kRebuildDim];
   const F32 d;

@@ -12,7 +12,8 @@ double build_chunk(const LandmarkBuildDesc& desc, const void* k, void* landmark)
   const int64_t dim = desc.head_dim;
   std::vector<double> mean(static_cast<std::size_t>(dim), 0.0);
   for (int64_t t = 0; t < desc.chunk; ++t)
-    for (int64_t d = 0; d < dim; ++d) mean[d] += load_f32(k, desc.dtype, t * dim + d) / static_cast<double>(desc.chunk);
+    for (int64_t d = 0; d < dim; ++d)
+      mean[d] += load_f32(k, desc.dtype, t * dim + d) / static_cast<double>(desc.chunk);
   double mean2 = 0.0, lowest = 2.0;
   for (int64_t d = 0; d < dim; ++d) {
     mean2 += mean[d] * mean[d];
@@ -40,8 +41,8 @@ void landmark_build_ref(const LandmarkBuildDesc& desc, std::span<const LandmarkB
     int32_t j = 0;
     for (int32_t s = 0; s < item.n_spans; ++s)
       for (int32_t c = 0; c < item.spans[s].n / desc.chunk; ++c, ++j)
-        item.min_cosine[j] = static_cast<float>(
-            build_chunk(desc, offset_bytes(item.spans[s].k, c * chunk_bytes), item.landmarks.row(item.first_chunk + j)));
+        item.min_cosine[j] = static_cast<float>(build_chunk(desc, offset_bytes(item.spans[s].k, c * chunk_bytes),
+                                                            item.landmarks.row(item.first_chunk + j)));
   }
 }
 

@@ -30,8 +30,8 @@ struct Normaliser {
   float log_sum = 0.0f;
 };
 
-// Rows [first, first + n) of one item. Head g's logits at logits + g * n; max, sum and norm one per head. Only the item's
-// first unit has a norm.
+// Rows [first, first + n) of one item. Head g's logits at logits + g * n; max, sum and norm one per head. Only the
+// item's first unit has a norm.
 struct Unit {
   int32_t item;
   int32_t first;
@@ -112,8 +112,8 @@ Normaliser normalise(const float* max, const float* sum, int32_t units, std::siz
   return {whole, total == 0 ? 0.0f : static_cast<float>(std::log(total))};
 }
 
-// Does the work for the item when given its first unit. Units of an item lie one after another, all but the last of full
-// length.
+// Does the work for the item when given its first unit. Units of an item lie one after another, all but the last of
+// full length.
 void normalise_item(const LandmarkScoreDesc& desc, const Unit& unit) {
   if (unit.first != 0) return;
   const auto unit_stride = static_cast<std::size_t>(desc.group) * (kUnitRows + 2);
@@ -161,7 +161,7 @@ void unit_logits(const LandmarkScoreItem& item, int32_t first, int32_t n, const 
   for (int32_t done = 0; count > 0; turn ^= 1) {
     const int next = cursor.fill(rows[turn ^ 1]);
     alignas(64) float w[kTileHeads * kTileRows];
-    tile_logits(rows[turn], count, q, q_stride, heads, dim, w, Ahead<T>{rows[turn ^ 1], next, dim});
+    tile_logits(rows[turn], count, q, q_stride, heads, dim, w, Ahead<T>{rows[turn ^ 1], next});
     for (int g = 0; g < heads; ++g) {
       std::memcpy(logits + static_cast<std::size_t>(g) * stride + done, w + g * kTileRows,
                   static_cast<std::size_t>(count) * sizeof(float));
@@ -190,8 +190,8 @@ void unit_sums(const LandmarkScoreItem& item, int32_t first, int32_t n, float* l
   *sum = sum_of_lanes(d, total);
 }
 
-// scores[j] = max over heads of exp((w - max) - log_sum), joined to what is there when join is set. One exp a row, and
-// equal logits give equal scores wherever they stand.
+// scores[j] = max over heads of exp((w - max) - log_sum), joined to what is there when join is set. One exp a row,
+// and equal logits give equal scores wherever they stand.
 void unit_scores(const float* logits, std::size_t stride, const Normaliser* norm, int heads, int32_t n, bool join,
                  float* scores) {
   const F32 d;
@@ -253,8 +253,8 @@ void finish_unit(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, c
   float* scores = item.scores + unit.first;
   for (int32_t g = 0; g < desc.group; g += kTileHeads) {
     const int heads = std::min(kTileHeads, desc.group - g);
-    unit_scores(unit.logits + int64_t{g} * unit.n, static_cast<std::size_t>(unit.n), norm + g, heads, unit.n, g > 0,
-                scores);
+    const auto stride = static_cast<std::size_t>(unit.n);
+    unit_scores(unit.logits + int64_t{g} * unit.n, stride, norm + g, heads, unit.n, g > 0, scores);
   }
   for_each_excluded(item, unit.first, unit.n, [&](int32_t j) { scores[j] = -1.0f; });
 }

@@ -127,8 +127,8 @@ double mass_of(const SampleCandidate* begin, const SampleCandidate* end) {
   return sum;
 }
 
-// Where the cumulative mass in descending order first passes target (strictly, or reaches it): the candidate there, with
-// every earlier one before it in memory. Halves the range instead of sorting it: linear in n.
+// Where the cumulative mass in descending order first passes target (strictly, or reaches it): the candidate there,
+// with every earlier one before it in memory. Halves the range instead of sorting it: linear in n.
 SampleCandidate* select_by_mass(SampleCandidate* begin, SampleCandidate* end, double target, bool strictly) {
   constexpr int64_t kSortAt = 32;
   const auto passes = [&](double mass) { return strictly ? mass > target : mass >= target; };

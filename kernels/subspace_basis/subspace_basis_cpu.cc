@@ -89,8 +89,8 @@ void inner_products(const SubspaceScratch& s) {
   dgemm(product, s.matmul);
 }
 
-// small (upper triangle) becomes U with U^T U = D^-1 small D^-1, D = diag(norms). A column that depends on earlier ones
-// gets norm 0 and a unit row and column, so that it takes no part. Returns how many did.
+// small (upper triangle) becomes U with U^T U = D^-1 small D^-1, D = diag(norms). A column that depends on earlier
+// ones gets norm 0 and a unit row and column, so that it takes no part. Returns how many did.
 int64_t scaled_cholesky(const SubspaceScratch& s) {
   constexpr double kDependent = 1e-12;  // squared sine of the angle to the earlier columns
   const int64_t k = s.k;
@@ -152,8 +152,9 @@ double distance_to_identity(const SubspaceScratch& s) {
   return distance;
 }
 
-// y = an orthonormal basis of its columns by repeated Cholesky-QR: the first pass copes with a condition number of 1e6,
-// the second makes the result accurate (one will do between rounds). Directions that y lacks are filled with fixed pseudo-random ones.
+// y = an orthonormal basis of its columns by repeated Cholesky-QR: the first pass copes with a condition number of
+// 1e6, the second makes the result accurate (one will do between rounds). Directions that y lacks are filled with
+// fixed pseudo-random ones.
 void orthonormalize(SubspaceScratch& s, int max_passes) {
   constexpr double kAccurate = 1e-7;  // squared by the pass that sees it
   for (int pass = 0; pass < max_passes; ++pass) {
@@ -169,7 +170,8 @@ void orthonormalize(SubspaceScratch& s, int max_passes) {
       for (int64_t j = 0; j < s.k; ++j) {
         if (s.norms[j] > 0.0) continue;
         for (int64_t i = 0; i < s.m; ++i)
-          s.y[i * s.k + j] = scale * hash_uniform(static_cast<uint64_t>(pass + 1), static_cast<uint64_t>(i * s.k + j));
+          s.y[i * s.k + j] =
+              scale * hash_uniform(static_cast<uint64_t>(pass + 1), static_cast<uint64_t>(i * s.k + j));
       }
     } else if (last) {
       return;
@@ -217,9 +219,9 @@ void advance(SubspaceScratch& s, double shift, bool accurate) {
   orthonormalize(s, accurate ? kAccuratePasses : 1);
 }
 
-// Three plain rounds settle a decaying spectrum. Where the captured trace still grows (slow power laws), further rounds
-// multiply by the factors of a Chebyshev polynomial that is small on [0, cut]: one factor a round, since a whole
-// polynomial between two orthonormalisations would drown the small directions in f32 noise of the large ones.
+// Three plain rounds settle a decaying spectrum. Where the captured trace still grows (slow power laws), further
+// rounds multiply by the factors of a Chebyshev polynomial that is small on [0, cut]: one factor a round, since a
+// whole polynomial between two orthonormalisations would drown the small directions in f32 noise of the large ones.
 bool subspace_iteration(const SubspaceBasisArgs& args, SubspaceScratch& s, uint32_t largest) {
   const int exponent = std::clamp(static_cast<int>(largest >> 23) - 127, -100, 100);
   const double scale = std::ldexp(1.0, -exponent);
@@ -236,7 +238,8 @@ bool subspace_iteration(const SubspaceBasisArgs& args, SubspaceScratch& s, uint3
     const double now = captured_trace(s);
     if (now - before <= kSettled * now || block == kMaxBlocks) break;
     before = now;
-    const double cut = std::max(0.0, (trace - now) / static_cast<double>(s.m - s.k));  // mean of the other eigenvalues
+    const double cut =
+        std::max(0.0, (trace - now) / static_cast<double>(s.m - s.k));  // mean of the other eigenvalues
     for (int j = 0; j < kDegree; ++j) {
       if (j > 0) multiply_g(args, s, scale);
       advance(s, 0.5 * cut * (1.0 + kChebyshevRoots[j]), j + 1 == kDegree);
@@ -248,7 +251,8 @@ bool subspace_iteration(const SubspaceBasisArgs& args, SubspaceScratch& s, uint3
 bool full_problem(const SubspaceBasisArgs& args, const FullScratch& s) {
   const int64_t m = args.m, r = args.rank;
   for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < m; ++j) s.a[i * m + j] = 0.5 * (static_cast<double>(args.g[i * m + j]) + args.g[j * m + i]);
+    for (int64_t j = 0; j < m; ++j)
+      s.a[i * m + j] = 0.5 * (static_cast<double>(args.g[i * m + j]) + args.g[j * m + i]);
   if (!symmetric_eigen(args.m, s.a, s.values, s.eigen)) return false;
   for (int64_t j = 0; j < r; ++j) {
     args.eigenvalues[j] = static_cast<float>(std::max(s.values[m - 1 - j], 0.0));

@@ -7,8 +7,8 @@
 
 #ifdef SKV_HAVE_LAPACK
 extern "C" void dsyevd_(const char* jobz, const char* uplo, const int* n, double* a, const int* lda, double* w,
-                        double* work, const int* lwork, int* iwork, const int* liwork, int* info, std::size_t jobz_len,
-                        std::size_t uplo_len);
+                        double* work, const int* lwork, int* iwork, const int* liwork, int* info,
+                        std::size_t jobz_len, std::size_t uplo_len);
 #endif
 
 namespace skv::kernels {

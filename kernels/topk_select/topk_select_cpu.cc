@@ -74,8 +74,8 @@ HWY_INLINE void for_each_vector(const float* scores, int32_t n, Fn&& fn) {
   fn(key_of(hn::IfThenElse(hn::FirstN(d, left), tail, hn::Set(d, -1.0f))), j);
 }
 
-// Counts by the leading digit; returns the number of valid scores. Two tables, so that equal neighbours do not wait for
-// each other's increment.
+// Counts by the leading digit; returns the number of valid scores. Two tables, so that equal neighbours do not wait
+// for each other's increment.
 int32_t count_digits(const float* scores, int32_t n, int32_t* counts) {
   const I32 di;
   const auto lanes = static_cast<int32_t>(hn::Lanes(di));

@@ -46,10 +46,13 @@ ShellTable::Block* ShellTable::block(int i) {
 uintptr_t ShellTable::add(void* object) {
   for (int b = 0; b < kBlocks; ++b) {
     Block* shells = block(b);
+    if (shells->in_use.load(std::memory_order_relaxed) >= kPerBlock) continue;
     for (int i = 0; i < kPerBlock; ++i) {
       Shell& shell = shells->shells[i];
       uint64_t state = shell.state.load(std::memory_order_acquire);
       if ((state & kLow) != 0 || !shell.state.compare_exchange_strong(state, state | kClaimed)) continue;
+      shells->in_use.fetch_add(1, std::memory_order_relaxed);
+      shell.in_use = &shells->in_use;
       shell.object = object;
       shell.pid = getpid();
       shell.state.store(state | kLive, std::memory_order_release);
@@ -97,6 +100,7 @@ void* ShellTable::unpin(Shell* shell) noexcept {
 void* ShellTable::take(Shell* shell) noexcept {
   void* object = shell->object;
   shell->object = nullptr;
+  shell->in_use->fetch_sub(1, std::memory_order_relaxed);
   const uint64_t next = (generation_of(shell->state.load(std::memory_order_relaxed)) + 1) & kLow;
   shell->state.store(next << 32, std::memory_order_release);
   return object;

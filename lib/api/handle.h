@@ -20,6 +20,7 @@ namespace skv::api {
 struct Shell {
   // Generation in the high half; kLive or kClaimed, then the number of pins in the low one. A free shell's is 0.
   std::atomic<uint64_t> state{uint64_t{1} << 32};
+  std::atomic<int32_t>* in_use = nullptr;  // shells in use of this one's block
   pid_t pid = 0;  // of the process that made the object: after fork() it is not usable
   void* object = nullptr;
 };
@@ -50,6 +51,7 @@ class ShellTable {
   static constexpr int kPerBlock = 1024;
   struct Block {
     Shell shells[kPerBlock];
+    std::atomic<int32_t> in_use{0};  // a hint, to pass by full blocks
   };
   Shell* locate(uintptr_t handle) const noexcept;
   Block* block(int i);

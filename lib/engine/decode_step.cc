@@ -87,6 +87,7 @@ void DecodeStep::reserve(Row& row) {
 }
 
 void DecodeStep::release(Row& row) noexcept {
+  core_.store.decode_drop(row.sequence->kv);
   row.sequence->tokens.truncate(row.sequence->length);
   if (row.new_logits) row.sequence->logits.reset();
 }

@@ -187,6 +187,10 @@ void Store::decode_commit(Sequence* sequence, int32_t n) noexcept {
   ++sequence->counters.flushes;
 }
 
+void Store::decode_drop(Sequence* sequence) noexcept {
+  for (Layer& layer : sequence->layers) trim_layer(impl_->context, layer, sequence->length);
+}
+
 void Store::truncate(Sequence* sequence, int64_t length) {
   if (sequence->pending.n != 0 || length < 0 || length > sequence->length) {
     fail(SKV_E_INTERNAL, "truncate to %lld out of turn", static_cast<long long>(length));

@@ -71,6 +71,8 @@ class Store {
   void decode_attend(int32_t layer, std::span<const DecodeRow> rows, const float* q, float* out);
   // Length += n, flush if due. Never fails: what it needs was reserved.
   void decode_commit(Sequence* sequence, int32_t n) noexcept;
+  // Instead of commit: what the row reserved is given back.
+  void decode_drop(Sequence* sequence) noexcept;
 
   // Cut back to length tokens (<= present). Throws BUDGET / NOMEM with the sequence unchanged.
   void truncate(Sequence* sequence, int64_t length);

@@ -1,5 +1,6 @@
 // Is what skv_budget_query() says what the process takes? Runs under memory_interposer, whose counters know nothing of the
-// library's. For each policy and key store: prediction and measure may differ by 1 % or 1 MiB, whichever is more.
+// library's. For each policy and key store: prediction and measure may differ by 1 % or 256 KiB
+// (after decoding: 1 MiB), whichever is more.
 //
 // Each case runs twice and the second run is measured: the first makes what libraries keep for good (code that oneDNN
 // generates, OpenMP's threads), which belongs to no session.
@@ -15,7 +16,7 @@
 
 namespace {
 
-constexpr int64_t kPrompt = 12000;
+constexpr int64_t kPrompt = 6000;
 constexpr int32_t kVocab = 512;
 constexpr int kDecode = 300;  // more than one flush
 
@@ -49,8 +50,8 @@ skv_budget predict(skv_model* model, const skv_session_params& params, int64_t l
   return budget;
 }
 
-bool near(const char* what, long long measured, long long predicted) {
-  const long long slack = std::max<long long>(predicted / 100, 1 << 20);
+bool near(const char* what, long long measured, long long predicted, long long floor_bytes) {
+  const long long slack = std::max<long long>(predicted / 100, floor_bytes);
   const bool ok = std::llabs(measured - predicted) <= slack;
   std::printf("  %-28s measured %11lld predicted %11lld (%+.2f %%)%s\n", what, measured, predicted,
               100.0 * static_cast<double>(measured - predicted) / static_cast<double>(predicted), ok ? "" : "  WRONG");
@@ -94,9 +95,10 @@ bool run(skv_model* model, const skv_session_params& params, bool measured) {
   const long long left = g_live() - before;
   if (!measured) return true;
   const skv_budget prompt = predict(model, params, kPrompt), grown = predict(model, params, kPrompt + kDecode);
-  bool ok = near("peak of the prefill", peak, sum(prompt.peak_bytes));
-  ok &= near("held after the prefill", prefilled, sum(prompt.held_bytes));
-  ok &= near("held after decoding", decoded, sum(grown.held_bytes));
+  bool ok = near("peak of the prefill", peak, sum(prompt.peak_bytes), 1 << 18);
+  ok &= near("held after the prefill", prefilled, sum(prompt.held_bytes), 1 << 18);
+  // A prompt of that length is what was asked about; one that grew to it is compressed at other places.
+  ok &= near("held after decoding", decoded, sum(grown.held_bytes), 1 << 20);
   std::printf("  %-28s %lld bytes\n", "left after destroy", left);
   return ok && left < 1 << 16;
 }
@@ -122,7 +124,7 @@ int main() {
   g_restart = reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, "memory_interposer_restart"));
   if (g_live == nullptr || g_peak == nullptr || g_restart == nullptr) return std::puts("not preloaded"), 1;
   char directory[] = "/tmp/memory_client_XXXXXX";
-  const tiny_shape shape = {4, 128, 256, 4, 2, 64, kVocab, 65536};
+  const tiny_shape shape = {3, 128, 256, 4, 2, 64, kVocab, 65536};
   if (mkdtemp(directory) == nullptr || tiny_checkpoint_write(directory, &shape, 3) != 0) return 1;
   skv_runtime_params host;
   skv_runtime_params_init(&host, sizeof host);

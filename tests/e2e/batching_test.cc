@@ -8,7 +8,7 @@ namespace {
 
 // Shared by all tests: making a model takes longer than running it.
 const Host& host() {
-  static const Host shared{TinyShape{}};
+  static const Host shared(TinyShape{}, 2);
   return shared;
 }
 

@@ -80,7 +80,7 @@ TEST_P(Budget, holds_for_sequences_grown_by_decode) {
 TEST_P(Budget, metadata_alone_gives_the_same_answer) {
   const TinyShape shape{.bf16 = true};
   const TinyModel files(shape);
-  const Host full(files.path()), metadata(files.path(), 2, true);
+  const Host full(files.path()), metadata(files.path(), 1, true);
   const skv_budget a = query(full, full.config(GetParam().kv), {3000, 50});
   const skv_budget b = query(metadata, metadata.config(GetParam().kv), {3000, 50});
   expect_same_table(a.held, b.held, "metadata only");
@@ -138,7 +138,7 @@ TEST_P(Budget, plan_finds_the_longest_context_that_fits) {
 
 TEST_P(Budget, plan_finds_the_largest_batch_that_fits) {
   const auto config = host().config(GetParam().kv);
-  skv_budget_plan_io io = plan_io(0, 1500, 6 * kMiB, 64 * kMiB, 64 * kMiB);
+  skv_budget_plan_io io = plan_io(0, 1500, 3 * kMiB, 64 * kMiB, 64 * kMiB);
   engine::budget_plan(host().model(), config, &io);
   ASSERT_EQ(io.fits, 1);
   EXPECT_TRUE(fits(config, io, io.n_sequences, 1500));
@@ -171,9 +171,9 @@ TEST(BudgetPlan, names_the_key_store_that_goes_farther) {
   for (const skv_key_store given : {SKV_KEYS_LOWRANK, SKV_KEYS_EXACT}) {
     const skv_key_store other = given == SKV_KEYS_LOWRANK ? SKV_KEYS_EXACT : SKV_KEYS_LOWRANK;
     const auto config = host().config(small_shadowkv(SKV_DTYPE_BF16, given));
-    skv_budget_plan_io io = plan_io(1, 0, 4 * kMiB, 4 * kMiB, 64 * kMiB);
+    skv_budget_plan_io io = plan_io(1, 0, 5 * kMiB, 3 * kMiB, 64 * kMiB);
     engine::budget_plan(host().model(), config, &io);
-    skv_budget_plan_io with_other = plan_io(1, 0, 4 * kMiB, 4 * kMiB, 64 * kMiB);
+    skv_budget_plan_io with_other = plan_io(1, 0, 5 * kMiB, 3 * kMiB, 64 * kMiB);
     engine::budget_plan(host().model(), host().config(small_shadowkv(SKV_DTYPE_BF16, other)), &with_other);
     EXPECT_EQ(io.n_tokens_other_keys, with_other.n_tokens);
     EXPECT_NE(io.n_tokens, with_other.n_tokens);

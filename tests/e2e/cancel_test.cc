@@ -109,16 +109,18 @@ TEST_P(Cancel, prefill_goes_on_after_an_interrupt_from_another_thread) {
   const auto session = host().session(GetParam().kv);
   const skv_seq want_seq = start(*session, prompt);
   const Logits want = kept_logits(*session, want_seq);
-  const skv_seq seq = session->open(SKV_AUTO);
-  session->append(seq, prompt);
-  int interrupts = 0;
+  skv_seq seq = 0;
+  bool interrupted = false;
   {
     Interrupter interrupter(*session);
-    for (int tries = 0; tries < 1000 && interrupts == 0 && session->queued(seq) > 0; ++tries) {
-      interrupts += status_of([&] { session->step({}, {}, nullptr); }) == SKV_E_INTERRUPTED;
+    for (int tries = 0; tries < 1000 && !interrupted; ++tries) {
+      if (seq != 0) session->close(seq);  // it was done before the other thread came
+      seq = session->open(SKV_AUTO);
+      session->append(seq, prompt);
+      interrupted = status_of([&] { session->step({}, {}, nullptr); }) == SKV_E_INTERRUPTED;
     }
   }
-  EXPECT_EQ(interrupts, 1);
+  ASSERT_TRUE(interrupted);
   EXPECT_EQ(session->queued(seq), 300);
   session->prefill({});
   expect_same(kept_logits(*session, seq), want, "after the interrupt");
@@ -159,6 +161,7 @@ TEST_P(Cancel, an_interrupted_decode_step_changes_nothing) {
   const skv_seq seq = start(*session, prompt), alone = start(*session, prompt);
   const std::vector<Logits> want = decode_each(*session, alone, next);
   for (std::size_t i = 0; i < next.size(); ++i) {
+    skv_memory_table memory{};
     bool interrupted = false;
     {
       Interrupter interrupter(*session);
@@ -167,6 +170,7 @@ TEST_P(Cancel, an_interrupted_decode_step_changes_nothing) {
       row.seq = seq, row.tokens = &next[i], row.n_tokens = 1, row.sample = 1;
       for (int tries = 0; tries < 1000 && !interrupted; ++tries) {
         if (session->length(seq) > static_cast<int64_t>(200 + i)) session->truncate(seq, static_cast<int64_t>(200 + i));
+        memory = usage_of(*session).used;
         interrupted = status_of([&] { session->step({&row, 1}, {}, nullptr); }) == SKV_E_INTERRUPTED;
       }
       ASSERT_TRUE(interrupted);
@@ -174,6 +178,7 @@ TEST_P(Cancel, an_interrupted_decode_step_changes_nothing) {
       EXPECT_EQ(row.sampled_token, -1);
     }
     ASSERT_EQ(session->length(seq), static_cast<int64_t>(200 + i));
+    expect_same_memory(usage_of(*session).used, memory, "token " + std::to_string(i));
     expect_same(decode_one(*session, seq, next[i]), want[i], "token " + std::to_string(i));
     if (HasFatalFailure()) return;
   }

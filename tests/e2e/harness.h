@@ -50,8 +50,8 @@ using AdjustSession = std::function<void(skv_session_params&)>;
 // Runtime and model of one directory.
 class Host {
  public:
-  explicit Host(const std::string& directory, int threads = 2, bool metadata_only = false);
-  explicit Host(const TinyShape& shape, int threads = 2);
+  explicit Host(const std::string& directory, int threads = 1, bool metadata_only = false);
+  explicit Host(const TinyShape& shape, int threads = 1);
 
   engine::SessionConfig config(const skv_kv_params& kv, const AdjustSession& adjust = {}) const;
   std::unique_ptr<engine::Session> session(const skv_kv_params& kv, const AdjustSession& adjust = {}) const;
@@ -97,6 +97,7 @@ struct PolicyCase {
   const char* name;
   skv_kv_params kv;
 };
+inline void PrintTo(const PolicyCase& policy, std::ostream* out) { *out << policy.name; }
 skv_kv_params full_kv(skv_dtype dtype);
 skv_kv_params small_shadowkv(skv_dtype dtype, skv_key_store keys);
 std::vector<PolicyCase> all_policies();

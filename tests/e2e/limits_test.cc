@@ -19,25 +19,28 @@ skv_budget query(const Host& host, const skv_kv_params& kv, const std::vector<in
   return budget;
 }
 
+// Keys so wide that every page is a mapping of its own: growth by one page shows.
+constexpr TinyShape kWide{.q_heads = 8, .kv_heads = 8, .head_dim = 128};
+
 class Limits : public testing::TestWithParam<PolicyCase> {
  protected:
-  const Host host_{TinyShape{}};
+  const Host host_{kWide};
   // Nothing more of a tier from now on, over all sessions of this runtime.
   void freeze(skv_tier tier) { host_.account().set_limit(tier, static_cast<uint64_t>(host_.account().used(tier))); }
   void thaw(skv_tier tier) { host_.account().set_limit(tier, SKV_UNLIMITED); }
 };
 
-// Exact pages hold 64 tokens: the sequence of 64 needs a new one, that of 10 does not.
+// Exact pages hold 64 tokens: the sequence of 64 needs a new one, those of 10 do not.
 TEST_P(Limits, a_row_without_memory_fails_alone) {
   const auto session = host_.session(GetParam().kv);
-  const skv_seq full = start(*session, host_.random_tokens(64, 1)), roomy = start(*session, host_.random_tokens(10, 2));
-  const skv_seq control = start(*session, host_.random_tokens(10, 2));
-  const Logits want = decode_one(*session, control, 5);
-  const Logits kept = kept_logits(*session, full);
+  const skv_seq full = start(*session, host_.random_tokens(64, 1));
+  const skv_seq roomy = start(*session, host_.random_tokens(10, 2)), twin = start(*session, host_.random_tokens(10, 2));
+  const Logits want = decode_one(*session, twin, 5), kept = kept_logits(*session, full);
   const skv_memory_table before = usage_of(*session).used;
   freeze(SKV_TIER_FAST);
   std::vector<Row> rows{{full, {5}}, {roomy, {5}}};
   decode(*session, rows);
+  thaw(SKV_TIER_FAST);
   EXPECT_EQ(rows[0].status, SKV_E_BUDGET);
   EXPECT_NE(rows[0].message.find("limit"), std::string::npos) << rows[0].message;
   ASSERT_EQ(rows[1].status, SKV_OK) << rows[1].message;
@@ -47,15 +50,17 @@ TEST_P(Limits, a_row_without_memory_fails_alone) {
   expect_same(kept_logits(*session, full), kept, "kept logits of the row that failed");
   const skv_memory_table after = usage_of(*session).used;
   EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0);
-  thaw(SKV_TIER_FAST);
   rows = {{full, {5}}};
   decode(*session, rows);
   EXPECT_EQ(rows[0].status, SKV_OK) << rows[0].message;
 }
 
-// Whatever memory decode asks for on its way through flushes, being refused it once is as if nothing had been.
+// Whatever memory decode must have on its way through flushes, being refused it once is as if nothing had been. (Segments
+// and chunks that a flush would like to keep exact are taken only while memory allows: none are wanted here.)
 TEST_P(Limits, refused_once_at_every_length_decode_goes_on_unchanged) {
-  const auto session = host_.session(GetParam().kv);
+  skv_kv_params kv = GetParam().kv;
+  kv.residual_factor = 1e6;
+  const auto session = host_.session(kv);
   const Tokens prompt = host_.random_tokens(80, 3), next = host_.random_tokens(150, 4);
   const skv_seq alone = start(*session, prompt), refused = start(*session, prompt);
   const std::vector<Logits> want = decode_each(*session, alone, next);
@@ -78,7 +83,7 @@ TEST_P(Limits, refused_once_at_every_length_decode_goes_on_unchanged) {
     expect_same(rows[0].logits, want[i], "token " + std::to_string(i));
     if (HasFatalFailure()) return;
   }
-  EXPECT_GT(refusals, 1);
+  EXPECT_GT(refusals, 0);
 }
 
 TEST_P(Limits, append_admits_what_fits_and_refuses_the_next_page) {
@@ -128,9 +133,9 @@ TEST_P(Limits, a_prompt_that_runs_out_is_dropped_and_others_go_on) {
   const Logits kept = kept_logits(*session, large);
   session->append(large, host_.random_tokens(1500, 3));
   session->append(large, host_.random_tokens(10, 4));
+  session->append(small, host_.random_tokens(12, 5));  // stays within its page
   const int64_t fast = usage_of(*session).used.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV];
   freeze(SKV_TIER_FAST);
-  session->append(small, host_.random_tokens(12, 5));  // stays within its page
   std::string message;
   EXPECT_EQ(status_of([&] { session->prefill({}); }, &message), SKV_E_BUDGET);
   thaw(SKV_TIER_FAST);

@@ -1,45 +1,18 @@
 // The engine against logits that transformers computed for the committed checkpoints (tests/model/make_fixtures.py).
-#include <fstream>
-#include <sstream>
-
-#include <nlohmann/json.hpp>
-
 #include "tests/e2e/harness.h"
+#include "tests/model/fixture.h"
 
 namespace skv::e2e {
 namespace {
 
-struct Expected {
-  Tokens prompt, greedy;
-  std::vector<int64_t> positions;
-  std::vector<Logits> logits;  // at positions of the prompt, then after each greedy token
-};
-
-std::string fixture(const std::string& name) { return std::string(SKV_FIXTURES) + "/" + name; }
-
-Expected read_expected(const std::string& name) {
-  std::ifstream text(fixture(name) + "/expect.json");
-  const nlohmann::json json = nlohmann::json::parse(text);
-  Expected out;
-  json.at("prompt").get_to(out.prompt);
-  json.at("greedy").get_to(out.greedy);
-  json.at("positions").get_to(out.positions);
-  const auto vocab = json.at("vocab").get<std::size_t>();
-  std::ifstream data(fixture(name) + "/logits.f32", std::ios::binary);
-  for (std::size_t i = 0; i < out.positions.size() + out.greedy.size(); ++i) {
-    Logits row(vocab);
-    data.read(reinterpret_cast<char*>(row.data()), static_cast<std::streamsize>(vocab * sizeof(float)));
-    out.logits.push_back(row);
-  }
-  if (!data) fail(SKV_E_IO, "logits of %s are short", name.c_str());
-  return out;
-}
+Logits prompt_logits(const test::Fixture& f, std::size_t i) { return {f.prompt_row(i), f.prompt_row(i) + f.vocab}; }
+Logits decode_logits(const test::Fixture& f, std::size_t i) { return {f.decode_row(i), f.decode_row(i) + f.vocab}; }
 
 class Transformers : public testing::TestWithParam<const char*> {};
 
 TEST_P(Transformers, logits_of_prompt_positions_match) {
-  const Host host(fixture(GetParam()));
-  const Expected want = read_expected(GetParam());
+  const test::Fixture want = test::load_fixture(GetParam());
+  const Host host(want.directory);
   const auto session = host.session(full_kv(SKV_DTYPE_F32));
   const skv_seq seq = session->open(SKV_AUTO);
   Logits got;
@@ -54,37 +27,36 @@ TEST_P(Transformers, logits_of_prompt_positions_match) {
   const auto vocab = static_cast<std::ptrdiff_t>(host.vocab());
   for (std::size_t i = 0; i < want.positions.size(); ++i) {
     const auto from = got.begin() + want.positions[i] * vocab;
-    expect_near(Logits(from, from + vocab), want.logits[i], 1e-3, "position " + std::to_string(want.positions[i]));
+    expect_near(Logits(from, from + vocab), prompt_logits(want, i), 1e-3, "position " + std::to_string(want.positions[i]));
   }
 }
 
 TEST_P(Transformers, prefill_and_64_greedy_steps_match) {
-  const Host host(fixture(GetParam()));
-  const Expected want = read_expected(GetParam());
+  const test::Fixture want = test::load_fixture(GetParam());
+  const Host host(want.directory);
   const auto session = host.session(full_kv(SKV_DTYPE_F32));  // blocks of 64: products in f32 whatever the weights are
   const skv_seq seq = start(*session, want.prompt);
-  expect_near(kept_logits(*session, seq), want.logits[want.positions.size() - 1], 1e-3, "last of the prompt");
+  expect_near(kept_logits(*session, seq), prompt_logits(want, want.positions.size() - 1), 1e-3, "last of the prompt");
   for (std::size_t i = 0; i < want.greedy.size(); ++i) {
     ASSERT_EQ(session->sample(seq), want.greedy[i]) << "step " << i;
-    expect_near(decode_one(*session, seq, want.greedy[i]), want.logits[want.positions.size() + i], 1e-3,
+    expect_near(decode_one(*session, seq, want.greedy[i]), decode_logits(want, i), 1e-3,
                 "step " + std::to_string(i));
   }
 }
 
 // One block of more than 64 rows may round activations to bf16, where the weights are 16-bit.
 TEST_P(Transformers, prompt_in_one_block_matches) {
-  const Host host(fixture(GetParam()));
-  const Expected want = read_expected(GetParam());
+  const test::Fixture want = test::load_fixture(GetParam());
+  const Host host(want.directory);
   const auto session = host.session(full_kv(SKV_DTYPE_F32), [](auto& p) { p.prefill_block_tokens = 512; });
   const skv_seq seq = start(*session, want.prompt);
   const bool f32 = host.model().weights()->layer(0).q.dtype == DType::f32;
-  expect_near(kept_logits(*session, seq), want.logits[want.positions.size() - 1], f32 ? 1e-3 : 5e-2, "prompt");
+  expect_near(kept_logits(*session, seq), prompt_logits(want, want.positions.size() - 1), f32 ? 1e-3 : 5e-2, "prompt");
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Transformers,
-                         testing::Values("gqa_llama3_rope", "mha_mixed_dtypes", "mqa_tied_linear_rope", "sharded_bf16",
-                                         "biases_f16"),
-                         [](const auto& info) { return std::string(info.param); });
+                         testing::ValuesIn(test::kCheckpoints),
+                         [](const testing::TestParamInfo<const char*>& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace skv::e2e

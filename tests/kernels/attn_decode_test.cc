@@ -39,7 +39,9 @@ void measure(Case* c, const void* k, const void* v, int64_t rows) {
       }
       c->amplitude = std::max(c->amplitude, c->desc.scale * sum);
     }
-    for (int64_t d = 0; d < dim; ++d) c->max_v = std::max(c->max_v, std::fabs(load_f32(v, c->desc.dtype, r * dim + d)));
+    for (int64_t d = 0; d < dim; ++d) {
+      c->max_v = std::max(c->max_v, std::fabs(load_f32(v, c->desc.dtype, r * dim + d)));
+    }
   }
 }
 
@@ -279,7 +281,7 @@ void bench_spans(const char* variant, int32_t heads, int32_t group, int32_t dim,
   const int64_t row = dim * dtype_bytes(dtype), layer_bytes = 2 * tokens * heads * row;
   const int32_t layers = bench_layers(layer_bytes);
   constexpr int64_t kPage = 64;
-  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes));
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes), true);
   for (int64_t i = 0; i < layers * layer_bytes / dtype_bytes(dtype); ++i) {  // small noise, cheap to make
     const float x = static_cast<float>((i * 2654435761u >> 7) & 255) / 256.0f - 0.5f;
     store_f32(data.at(0), dtype, i, x);
@@ -318,7 +320,7 @@ void bench_slots(const char* variant, int32_t chunk, int32_t selected, int32_t s
   constexpr int32_t kHeads = 8, kGroup = 4, kDim = 128;
   const int64_t block = int64_t{chunk} * kDim * 2, layer_bytes = 2 * kHeads * slots * block;
   const int32_t layers = bench_layers(layer_bytes, 16);
-  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes));
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes), true);
   std::memset(data.at(0), 0x3c, static_cast<std::size_t>(layers * layer_bytes));
   const AttnDecodeDesc desc{DType::bf16, kDim, kGroup, 0.088f};
   std::vector<float> q(kHeads * kGroup * kDim), out(q.size());

@@ -54,7 +54,8 @@ struct Queries {
   }
   int64_t size(int64_t stride, int64_t row) const { return std::max<int64_t>(0, (n - 1) * stride + row); }
 
-  AttnPrefillItem item(const std::vector<KvSpan>& spans, int64_t pos, bool merge, float* out_to, float* lse_to) const {
+  AttnPrefillItem item(const std::vector<KvSpan>& spans, int64_t pos, bool merge, float* out_to,
+                       float* lse_to) const {
     return AttnPrefillItem{q.data(), q_stride, static_cast<int32_t>(n), pos, spans.data(),
                            static_cast<int32_t>(spans.size()), out_to, out_stride, lse_to, lse_stride, merge};
   }
@@ -221,7 +222,8 @@ TEST(AttnPrefill, how_a_prompt_is_cut_changes_no_bit) {
       std::copy_n(queries.out.data(), out.size(), out.data());
       std::copy_n(queries.lse.data(), lse.size(), lse.data());
       for (int64_t begin = 0; begin < 300;) {
-        const int64_t n = std::min<int64_t>(300 - begin, rng.pick({int64_t{1}, rng.integer(1, 20), rng.integer(60, 130)}));
+        const int64_t wanted = rng.pick({int64_t{1}, rng.integer(1, 20), rng.integer(60, 130)});
+        const int64_t n = std::min<int64_t>(300 - begin, wanted);
         std::vector<KvSpan> known = history.spans;  // only what has been computed by then: the last page is part full
         while (known.back().pos >= begin + n) known.pop_back();
         known.back().n = static_cast<int32_t>(std::min<int64_t>(known.back().n, begin + n - known.back().pos));
@@ -233,12 +235,16 @@ TEST(AttnPrefill, how_a_prompt_is_cut_changes_no_bit) {
         block.n_spans = static_cast<int32_t>(known.size());
         block.out = out.data() + begin * queries.out_stride;
         block.lse = lse.data() + begin * queries.lse_stride;
-        for (int64_t t = 0; t < n; ++t) std::fill_n(block.out + t * queries.out_stride, desc.group * desc.head_dim, 5.0f);
+        for (int64_t t = 0; t < n; ++t) {
+          std::fill_n(block.out + t * queries.out_stride, desc.group * desc.head_dim, 5.0f);
+        }
         run(desc, {&block, 1});
         begin += n;
       }
-      expect_same_bytes(out.data(), queries.out.data(), static_cast<std::size_t>(out.size()) * 4, name(desc, 300, 0, "out"));
-      expect_same_bytes(lse.data(), queries.lse.data(), static_cast<std::size_t>(lse.size()) * 4, name(desc, 300, 0, "lse"));
+      expect_same_bytes(out.data(), queries.out.data(), static_cast<std::size_t>(out.size()) * 4,
+                        name(desc, 300, 0, "out"));
+      expect_same_bytes(lse.data(), queries.lse.data(), static_cast<std::size_t>(lse.size()) * 4,
+                        name(desc, 300, 0, "lse"));
       if (HasFatalFailure()) return;
     }
   });
@@ -263,8 +269,9 @@ TEST(AttnPrefill, other_items_and_threads_change_no_bit) {
     std::copy_n(q.out.data(), out.size(), out.data());
     std::copy_n(q.lse.data(), lse.size(), lse.data());
     with_threads(1, [&] { run(desc, {&items[i], 1}); });
-    expect_same_bytes(out.data(), q.out.data(), static_cast<std::size_t>(out.size()) * 4, "item " + std::to_string(i));
-    expect_same_bytes(lse.data(), q.lse.data(), static_cast<std::size_t>(lse.size()) * 4, "item " + std::to_string(i));
+    const std::string which = "item " + std::to_string(i);
+    expect_same_bytes(out.data(), q.out.data(), static_cast<std::size_t>(out.size()) * 4, which);
+    expect_same_bytes(lse.data(), q.lse.data(), static_cast<std::size_t>(lse.size()) * 4, which);
   }
 }
 
@@ -283,7 +290,8 @@ TEST(AttnPrefill, nan_reaches_only_the_rows_that_see_it) {
         for (int64_t t = 0; t < 150; ++t) {
           for (int64_t g = 0; g < 2; ++g) {
             const bool hit = 30 + t >= 101 || (t == 20 && g == 1);
-            ASSERT_EQ(std::isnan(queries.out[t * queries.out_stride + g * 64 + 63]), hit) << "token " << t << " in_key " << in_key;
+            ASSERT_EQ(std::isnan(queries.out[t * queries.out_stride + g * 64 + 63]), hit)
+                << "token " << t << " in_key " << in_key;
           }
         }
       }
@@ -316,11 +324,13 @@ void bench_shape(const char* variant, DType dtype, int32_t head_dim, int32_t gro
                             static_cast<int32_t>(std::min<int64_t>(64, total - p * 64)), p * 64});
     }
     const int64_t at = i % heads * n_q * group * head_dim;
-    items.push_back(AttnPrefillItem{q.data() + at, group * head_dim, static_cast<int32_t>(n_q), history, list.data(),
-                                    static_cast<int32_t>(pages), out.data() + at, group * head_dim, nullptr, 0, false});
+    const int64_t stride = int64_t{group} * head_dim;
+    items.push_back(AttnPrefillItem{q.data() + at, stride, static_cast<int32_t>(n_q), history, list.data(),
+                                    static_cast<int32_t>(pages), out.data() + at, stride, nullptr, 0, false});
   }
   Buffer<char> workspace(static_cast<int64_t>(attn_prefill_workspace_bytes(desc)), 64);
-  const double pairs = static_cast<double>(heads * n_q) * (static_cast<double>(history) + 0.5 * static_cast<double>(n_q + 1));
+  const double mean_visible = static_cast<double>(history) + 0.5 * static_cast<double>(n_q + 1);
+  const double pairs = static_cast<double>(heads * n_q) * mean_visible;
   const BenchRow result{.op = "attn_prefill", .variant = variant,
                         .shape = std::to_string(heads * group) + "/" + std::to_string(heads) + "/" +
                                  std::to_string(head_dim) + (dtype == DType::f32 ? " f32" : " bf16"),

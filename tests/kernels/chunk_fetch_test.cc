@@ -21,7 +21,8 @@ struct Case {
 };
 
 // Pages hold two heads' blocks, this item's second; the last page is exactly as long as it must be.
-std::unique_ptr<Case> make_case(Random& rng, const ChunkFetchDesc& desc, int32_t n_chunks, int32_t n_slots, int32_t n) {
+std::unique_ptr<Case> make_case(Random& rng, const ChunkFetchDesc& desc, int32_t n_chunks, int32_t n_slots,
+                                int32_t n) {
   auto c = std::make_unique<Case>();
   c->desc = desc;
   c->block_bytes = int64_t{desc.chunk} * desc.head_dim * dtype_bytes(desc.dtype);
@@ -107,7 +108,7 @@ void bench() {
   constexpr int64_t kBlock = 8 * 128 * 2;
   const int64_t layer_bytes = kHeads * chunks * kBlock;
   const int32_t layers = bench_layers(layer_bytes, 2);
-  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes)), slots(kHeads * kSlots * kBlock);
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes), true), slots(kHeads * kSlots * kBlock);
   std::memset(data.at(0), 1, static_cast<std::size_t>(layers * layer_bytes));
   Random rng;
   std::vector<int32_t> ids(kHeads * kMisses), to(kMisses);

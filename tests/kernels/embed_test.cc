@@ -39,7 +39,8 @@ TEST(Embed, widens_every_finite_16_bit_pattern_exactly) {
       embed_cpu(table.data(), dtype, 65536, &id, 1, y.data());
       for (int64_t i = 0; i < 65536; ++i) {
         const float want = load_f32(table.data(), dtype, i);
-        ASSERT_TRUE(std::isnan(want) ? std::isnan(y[i]) : std::bit_cast<uint32_t>(y[i]) == std::bit_cast<uint32_t>(want))
+        const bool same = std::bit_cast<uint32_t>(y[i]) == std::bit_cast<uint32_t>(want);
+        ASSERT_TRUE(std::isnan(want) ? std::isnan(y[i]) : same)
             << "pattern " << i << " got " << y[i] << " want " << want;
       }
     }
@@ -74,7 +75,8 @@ void bench() {
   std::vector<float> y(static_cast<std::size_t>(m * n));
   std::vector<int32_t> ids(static_cast<std::size_t>(m));
   for_each_bench_target([&](const char* variant) {
-    const BenchRow row{.op = "embed", .variant = variant, .shape = std::to_string(m) + "x" + std::to_string(n) + " bf16",
+    const BenchRow row{.op = "embed", .variant = variant,
+                       .shape = std::to_string(m) + "x" + std::to_string(n) + " bf16",
                        .tokens = m, .layers = 1, .working_set_bytes = vocab * n * 2,
                        .bytes = 6.0 * static_cast<double>(m * n)};
     run_bench(row, [&](int64_t sample) {

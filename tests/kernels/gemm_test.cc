@@ -26,8 +26,8 @@ struct Problem {
   Problem(Random& rng, DType dtype, int64_t m_, int64_t n, int64_t k, bool bias_, bool accumulate_,
           Fill fill = Fill::normal)
       : desc{dtype, n, k}, m(m_), lda(k + rng.integer(0, 5)), ldc(n + rng.integer(0, 5)), accumulate(accumulate_),
-        a(std::max<int64_t>(0, (m - 1) * lda + k), 4), bias(n, 4), c_before(std::max<int64_t>(0, (m - 1) * ldc + n), 4),
-        w(n * k * dtype_bytes(dtype), 2), with_bias(bias_) {
+        a(std::max<int64_t>(0, (m - 1) * lda + k), 4), bias(n, 4),
+        c_before(std::max<int64_t>(0, (m - 1) * ldc + n), 4), w(n * k * dtype_bytes(dtype), 2), with_bias(bias_) {
     fill_rows(rng, fill, DType::f32, a.data(), 1, a.size());
     fill_rows(rng, Fill::normal, dtype, w.data(), n, k);
     fill_rows(rng, Fill::normal, DType::f32, bias.data(), 1, n);
@@ -65,7 +65,8 @@ void expect_matches(const Problem& p, const float* got, const float* want) {
       }
       const double rounding = 1e-5 * magnitude + 1e-6 * (1.0 + std::fabs(static_cast<double>(want[i * p.ldc + j])));
       const double tolerance = rounding + (may_round ? 1e-2 * std::sqrt(squares) : 0.0);
-      ASSERT_NEAR(got[i * p.ldc + j], want[i * p.ldc + j], tolerance) << "row " << i << " column " << j << " " << p.name();
+      ASSERT_NEAR(got[i * p.ldc + j], want[i * p.ldc + j], tolerance)
+          << "row " << i << " column " << j << " " << p.name();
     }
     for (int64_t j = p.desc.n; j < p.ldc && i + 1 < p.m; ++j) ASSERT_EQ(got[i * p.ldc + j], kUntouched) << p.name();
   }
@@ -86,7 +87,8 @@ TEST(Gemm, matches_the_reference_at_every_small_row_count) {
     for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       for (int64_t m : {1, 2, 3, 4, 5, 7, 8, 31, 63, 64}) {
         const int64_t n = rng.integer(1, 70), k = rng.pick({int64_t{1}, rng.integer(1, 40), rng.integer(500, 1100)});
-        compare(Problem(rng, dtype, m, n, k, rng.chance(0.5), rng.chance(0.5), rng.pick({Fill::normal, Fill::extremes})));
+        const Fill fill = rng.pick({Fill::normal, Fill::extremes});
+        compare(Problem(rng, dtype, m, n, k, rng.chance(0.5), rng.chance(0.5), fill));
         if (HasFatalFailure()) return;
       }
     }
@@ -99,7 +101,8 @@ TEST(Gemm, matches_the_reference_at_many_rows) {
     for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
       for (int64_t m : {65, 128, 257, 515}) {
         for (bool extra : {false, true}) {
-          const int64_t n = rng.pick({int64_t{64}, rng.integer(1, 70)}), k = rng.pick({int64_t{192}, rng.integer(1, 600)});
+          const int64_t n = rng.pick({int64_t{64}, rng.integer(1, 70)});
+          const int64_t k = rng.pick({int64_t{192}, rng.integer(1, 600)});
           compare(Problem(rng, dtype, m, n, k, extra, extra && rng.chance(0.7)));
           if (HasFatalFailure()) return;
         }
@@ -123,19 +126,20 @@ TEST(Gemm, a_decode_row_has_the_same_bits_whatever_rows_stand_beside_it) {
   Random rng;
   for_each_target([&] {
     for (DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-      const int64_t m = kGemmDecodeRows, n = rng.integer(30, 70), k = rng.pick({int64_t{192}, rng.integer(1030, 1700)});
+      const int64_t m = kGemmDecodeRows, n = rng.integer(30, 70);
+      const int64_t k = rng.pick({int64_t{192}, rng.integer(1030, 2500)});
       Problem p(rng, dtype, m, n, k, true, false);
       Buffer<float> all(p.c_before.size(), 4), part(p.c_before.size(), 4);
       run(p.desc, p.args(all.data()));
-      for (int64_t count : {1, 2, 3, 4, 5, 6, 33}) {
+      for (int64_t count : {1, 2, 3, 4, 5, 16, 17, 33}) {
         const int64_t first = rng.integer(0, m - count);
         GemmArgs args = p.args(part.data());
         args.a += first * p.lda;
         args.m = count;
         run(p.desc, args);
         for (int64_t i = 0; i < count; ++i) {
-          expect_same_bytes(part.data() + i * p.ldc, all.data() + (first + i) * p.ldc, static_cast<std::size_t>(n) * 4,
-                            "rows=" + std::to_string(count) + " " + p.name());
+          expect_same_bytes(part.data() + i * p.ldc, all.data() + (first + i) * p.ldc,
+                            static_cast<std::size_t>(n) * 4, "rows=" + std::to_string(count) + " " + p.name());
           if (HasFatalFailure()) return;
         }
       }

@@ -93,7 +93,8 @@ double spectral_error(Random& rng, bool guess_center) {
 TEST(Gram, a_bias_of_100_times_the_spread_costs_less_than_1e_4_of_the_spectrum) {
   Random rng;
   EXPECT_LT(spectral_error(rng, true), 1e-4);
-  EXPECT_GT(spectral_error(rng, false), 1e-4) << "without the provisional centre nothing is lost: the test shows nothing";
+  EXPECT_GT(spectral_error(rng, false), 1e-4)
+      << "without the provisional centre nothing is lost: the test shows nothing";
 }
 
 TEST(GramCenter, of_no_rows_changes_nothing) {
@@ -110,12 +111,18 @@ void bench() {
   Moments moments(m);
   Buffer<char> workspace(static_cast<int64_t>(kernels::gram_workspace_bytes(n, m)), 64);
   for_each_bench_target([&](const char* variant) {
-    const BenchRow row{.op = "gram", .variant = variant, .shape = std::to_string(m) + " f32", .tokens = n, .layers = layers,
-                       .working_set_bytes = int64_t{layers} * n * m * 4, .bytes = 4.0 * static_cast<double>(n * m + m * m),
+    const BenchRow row{.op = "gram",
+                       .variant = variant,
+                       .shape = std::to_string(m) + " f32",
+                       .tokens = n,
+                       .layers = layers,
+                       .working_set_bytes = int64_t{layers} * n * m * 4,
+                       .bytes = 4.0 * static_cast<double>(n * m + m * m),
                        .flops = static_cast<double>(n) * m * (m + 1)};
     run_bench(row, [&](int64_t sample) {
-      kernels::gram_cpu({x.data() + sample % layers * n * m, m, n, m, center.data(), moments.g.data(), moments.sum.data()},
-                        workspace.data());
+      kernels::gram_cpu(
+          {x.data() + sample % layers * n * m, m, n, m, center.data(), moments.g.data(), moments.sum.data()},
+          workspace.data());
     });
   });
 }

@@ -122,7 +122,8 @@ void print_row(const BenchRow& row, double seconds, double spread, double fastes
   const char* commit = std::getenv("SKV_COMMIT");
   const bool warm = row.working_set_bytes < 4 * last_level_cache_bytes();
   std::printf("{\"bench\": \"kernel\", \"op\": \"%s\", \"variant\": \"%s\", \"shape\": \"%s\", \"tokens\": %lld, "
-              "\"layers\": %d, \"working_set_bytes\": %lld, \"seconds\": %.9g, \"seconds_min\": %.9g, \"seconds_spread\": %.3g, "
+              "\"layers\": %d, \"working_set_bytes\": %lld, \"seconds\": %.9g, \"seconds_min\": %.9g, "
+              "\"seconds_spread\": %.3g, "
               "\"samples\": %d, \"bytes\": %.0f, ",
               row.op.c_str(), row.variant.c_str(), row.shape.c_str(), static_cast<long long>(row.tokens), row.layers,
               static_cast<long long>(row.working_set_bytes), seconds, fastest, spread, samples,

@@ -31,11 +31,12 @@ struct BenchRow {
 bool parse_bench_flags(int argc, char** argv);  // true if timings are wanted
 bool bench_small();
 int64_t last_level_cache_bytes();
-// Layers of layer_bytes needed to fill at least 4 last-level caches, and at least min_layers (1 layer if --bench-small).
+// Layers of layer_bytes needed to fill at least 4 last-level caches, and at least min_layers (1 layer if
+// --bench-small).
 int32_t bench_layers(int64_t layer_bytes, int32_t min_layers = 1);
 
-// One warm-up, then at least 7 samples. Each is followed by a probe of the machine's read bandwidth (or GEMM rate), so
-// that shares are ratios of neighbours in time. Prints one JSON line. call(i) runs the op once; i counts up.
+// One warm-up, then at least 7 samples. Each is followed by a probe of the machine's read bandwidth (or GEMM rate),
+// so that shares are ratios of neighbours in time. Prints one JSON line. call(i) runs the op once; i counts up.
 void run_bench(const BenchRow& row, const std::function<void(int64_t)>& call);
 
 void for_each_bench_target(const std::function<void(const char* variant)>& fn);

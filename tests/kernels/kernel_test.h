@@ -1,6 +1,6 @@
 // The frame of the kernel tests: random and biased inputs, every SIMD target forced one by one, guarded buffers,
-// comparison that prints what is needed to replay. A test file ends with SKV_KERNEL_TEST_MAIN(bench_function); run with
-// --bench it also times the op (kernel_bench.h).
+// comparison that prints what is needed to replay. A test file ends with SKV_KERNEL_TEST_MAIN(bench_function); run
+// with --bench it also times the op (kernel_bench.h).
 //
 //   TEST(Rope, matches_reference) {
 //     Random rng;                                  // seeded per test; SKV_TEST_SEED=n replays a failure
@@ -78,8 +78,9 @@ class Random {
   std::mt19937_64 engine_;
 };
 
-// n elements whose end lies as close to an unmapped page as the alignment allows; canaries fill the page before it and the
-// slack after it, and ASan holds both poisoned. Contents start as random-looking bytes, so that unwritten output shows.
+// n elements whose end lies as close to an unmapped page as the alignment allows; canaries fill the page before it
+// and the slack after it, and ASan holds both poisoned. Contents start as random-looking bytes, so that unwritten
+// output shows.
 template <class T>
 class Buffer {
  public:
@@ -139,9 +140,11 @@ class Buffer {
 // Address space without memory behind it until touched: for strides whose offsets pass 2^31 elements.
 class SparseRegion {
  public:
-  explicit SparseRegion(std::size_t bytes) : bytes_(bytes) {
+  // huge_pages: as the library's own allocator asks for; benchmarks do.
+  explicit SparseRegion(std::size_t bytes, bool huge_pages = false) : bytes_(bytes) {
     map_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map_ == MAP_FAILED) throw std::bad_alloc();
+    if (huge_pages) madvise(map_, bytes, MADV_HUGEPAGE);
   }
   ~SparseRegion() { munmap(map_, bytes_); }
   SparseRegion(const SparseRegion&) = delete;
@@ -179,7 +182,8 @@ inline void store_any(void* base, DType t, int64_t i, float v) {
 }
 
 // rows x cols contiguous elements of dtype. scale multiplies everything.
-inline void fill_rows(Random& rng, Fill fill, DType dtype, void* dst, int64_t rows, int64_t cols, float scale = 1.0f) {
+inline void fill_rows(Random& rng, Fill fill, DType dtype, void* dst, int64_t rows, int64_t cols,
+                      float scale = 1.0f) {
   std::vector<float> bias(static_cast<std::size_t>(cols));
   std::vector<float> distinct(static_cast<std::size_t>(3 * cols));
   for (float& b : bias) b = 100.0f * rng.normal();

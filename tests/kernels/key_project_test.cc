@@ -55,7 +55,8 @@ struct Segment {
     Result result;
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = 0; j < desc.rank; ++j)
-        result.a.push_back(load_f32(args.a.row(first_chunk + i / desc.chunk), desc.dtype, i % desc.chunk * desc.rank + j));
+        result.a.push_back(
+            load_f32(args.a.row(first_chunk + i / desc.chunk), desc.dtype, i % desc.chunk * desc.rank + j));
     result.residual.assign(residual.data(), residual.data() + residual.size());
     result.energy.assign(energy.data(), energy.data() + energy.size());
     return result;
@@ -80,7 +81,8 @@ TEST(KeyProject, matches_reference) {
                                  " r=" + std::to_string(desc.rank) + " n=" + std::to_string(segment.n);
       const float scale = max_abs(want.a);
       for (std::size_t i = 0; i < want.a.size(); ++i) {
-        const float tolerance = desc.dtype == DType::bf16 ? std::fabs(want.a[i]) * 0x1p-7f + 1e-5f * scale : 1e-5f * scale;
+        const float tolerance =
+            desc.dtype == DType::bf16 ? std::fabs(want.a[i]) * 0x1p-7f + 1e-5f * scale : 1e-5f * scale;
         ASSERT_NEAR(got.a[i], want.a[i], tolerance) << params;
       }
       for (std::size_t i = 0; i < want.residual.size(); ++i) {
@@ -104,7 +106,8 @@ TEST(KeyProject, residual_is_what_the_basis_misses_of_centred_keys) {
     }
   }
   for (int64_t i = 0; i < 16; ++i)
-    for (int64_t d = 0; d < 32; ++d) segment.x[i * 32 + d] = 50.0f + (i < 8 ? (d == 5 ? 2.0f : 0.0f) : (d == 20 ? 3.0f : 0.0f));
+    for (int64_t d = 0; d < 32; ++d)
+      segment.x[i * 32 + d] = 50.0f + (i < 8 ? (d == 5 ? 2.0f : 0.0f) : (d == 20 ? 3.0f : 0.0f));
   for (Op op : {Op{kernels::key_project_cpu}, Op{kernels::key_project_ref}}) {
     const Result result = segment.run(op);
     EXPECT_EQ(result.residual, (std::vector<float>{0, 0, 0, 72}));
@@ -139,9 +142,16 @@ void bench() {
                        .working_set_bytes = 4 * n * segment.m, .bytes = tokens * (4 * m + 2 * desc.rank),
                        .flops = 4 * tokens * m * desc.rank};
     run_bench(row, [&](int64_t) {
-      kernels::key_project_cpu(desc, {segment.x.data(), n, segment.mu.data(), segment.p.data(), segment.b.data(),
-                                      {segment.page_pointers.data(), 16, 3, static_cast<int32_t>(segment.row_bytes())},
-                                      segment.first_chunk, residual.data(), energy.data()},
+      kernels::key_project_cpu(desc,
+                               {segment.x.data(),
+                                n,
+                                segment.mu.data(),
+                                segment.p.data(),
+                                segment.b.data(),
+                                {segment.page_pointers.data(), 16, 3, static_cast<int32_t>(segment.row_bytes())},
+                                segment.first_chunk,
+                                residual.data(),
+                                energy.data()},
                                workspace.data());
     });
   });

@@ -28,7 +28,8 @@ struct Tables {
   }
 };
 
-// One KV head: A in pages (with a gap of other bytes before the rows), segments, a chunk list, slots between canaries.
+// One KV head: A in pages (with a gap of other bytes before the rows), segments, a chunk list, slots between
+// canaries.
 struct Head {
   int32_t n_chunks, n_slots;
   std::vector<std::unique_ptr<Buffer<unsigned char>>> pages, bases;
@@ -93,7 +94,8 @@ KeyRebuildDesc random_desc(Random& rng) {
   return desc;
 }
 
-void compare(const KeyRebuildDesc& desc, const std::vector<unsigned char>& got, const std::vector<unsigned char>& want) {
+void compare(const KeyRebuildDesc& desc, const std::vector<unsigned char>& got,
+             const std::vector<unsigned char>& want) {
   const int64_t dim = desc.head_dim, rows = static_cast<int64_t>(want.size()) / (dim * dtype_bytes(desc.dtype));
   std::vector<float> g(static_cast<std::size_t>(dim)), w(g);
   for (int64_t row = 0; row < rows; ++row) {
@@ -186,9 +188,10 @@ TEST(KeyRebuild, a_chunk_is_the_same_bytes_in_any_list_slot_item_and_thread_coun
 TEST(KeyRebuild, refuses_what_its_registers_cannot_hold) {
   const KeyRebuildDesc good{.dtype = DType::bf16, .rank = 160, .chunk = 8, .head_dim = 128, .rope = {}};
   EXPECT_TRUE(kernels::key_rebuild_supports(good));
-  for (auto spoil : {+[](KeyRebuildDesc& d) { d.dtype = DType::f16; }, +[](KeyRebuildDesc& d) { d.rank = 0; },
-                     +[](KeyRebuildDesc& d) { d.chunk = 64; }, +[](KeyRebuildDesc& d) { d.head_dim = 100; },
-                     +[](KeyRebuildDesc& d) { d.head_dim = 512; }, +[](KeyRebuildDesc& d) { d.rope.rotary_dim = 130; }}) {
+  for (auto spoil :
+       {+[](KeyRebuildDesc& d) { d.dtype = DType::f16; }, +[](KeyRebuildDesc& d) { d.rank = 0; },
+        +[](KeyRebuildDesc& d) { d.chunk = 64; }, +[](KeyRebuildDesc& d) { d.head_dim = 100; },
+        +[](KeyRebuildDesc& d) { d.head_dim = 512; }, +[](KeyRebuildDesc& d) { d.rope.rotary_dim = 130; }}) {
     KeyRebuildDesc bad = good;
     spoil(bad);
     EXPECT_FALSE(kernels::key_rebuild_supports(bad));
@@ -211,8 +214,11 @@ void bench() {
   std::iota(slot_ids.begin(), slot_ids.end(), 0);
   for_each_bench_target([&](const char* variant) {
     const double keys = static_cast<double>(heads) * n * desc.chunk;
-    const BenchRow bench_row{.op = "key_rebuild", .variant = variant, .shape = "8 heads x 128 chunks, r 160, d 128 bf16",
-                             .tokens = int64_t{n_chunks} * desc.chunk, .layers = layers,
+    const BenchRow bench_row{.op = "key_rebuild",
+                             .variant = variant,
+                             .shape = "8 heads x 128 chunks, r 160, d 128 bf16",
+                             .tokens = int64_t{n_chunks} * desc.chunk,
+                             .layers = layers,
                              .working_set_bytes = static_cast<int64_t>(2 * a.size()),
                              .bytes = 2 * keys * (desc.rank + desc.head_dim) + 2.0 * static_cast<double>(b.size()),
                              .flops = 2 * keys * desc.rank * desc.head_dim};
@@ -222,8 +228,13 @@ void bench() {
       std::vector<KeyRebuildItem> items;
       for (int32_t h = 0; h < heads; ++h) segments.push_back({b.data() + h * desc.rank * desc.head_dim, b.data(), 0});
       for (int32_t h = 0; h < heads; ++h)
-        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(2 * row)}, &segments[static_cast<std::size_t>(h)], 1,
-                         chunks.data() + (sample % 4 * heads + h) * n, slot_ids.data(), &n, slots.data() + h * n * slot});
+        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(2 * row)},
+                         &segments[static_cast<std::size_t>(h)],
+                         1,
+                         chunks.data() + (sample % 4 * heads + h) * n,
+                         slot_ids.data(),
+                         &n,
+                         slots.data() + h * n * slot});
       kernels::key_rebuild_cpu(desc, items);
     });
   });

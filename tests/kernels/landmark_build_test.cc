@@ -63,7 +63,8 @@ TEST(LandmarkBuild, matches_reference) {
       for (DType dtype : {DType::f32, DType::bf16}) {
         const LandmarkBuildDesc desc{dtype, rng.pick({4, 8, 16, 32}), rng.pick({32, 64, 80, 96, 128, 256})};
         ASSERT_TRUE(kernels::landmark_build_supports(desc));
-        Head head(rng, desc, static_cast<int32_t>(rng.integer(0, 4)), 70, fill, static_cast<int32_t>(rng.integer(0, 9)));
+        Head head(rng, desc, static_cast<int32_t>(rng.integer(0, 4)), 70, fill,
+                  static_cast<int32_t>(rng.integer(0, 9)));
         const Head::Result got = head.run(kernels::landmark_build_cpu, desc);
         const Head::Result want = head.run(kernels::landmark_build_ref, desc);
         const std::string params = std::string(fill_name(fill)) + " chunk=" + std::to_string(desc.chunk) +
@@ -132,7 +133,8 @@ void bench() {
       std::vector<void*> pages;
       std::vector<LandmarkBuildItem> items;
       for (int32_t h = 0; h < heads; ++h) {
-        spans.push_back({keys.data() + (sample % layers * heads + h) * head_elements, nullptr, n_chunks * desc.chunk, 0});
+        spans.push_back(
+            {keys.data() + (sample % layers * heads + h) * head_elements, nullptr, n_chunks * desc.chunk, 0});
         pages.push_back(landmarks.data() + int64_t{h} * n_chunks * desc.head_dim);
       }
       for (std::size_t h = 0; h < spans.size(); ++h)

@@ -139,7 +139,8 @@ TEST(LandmarkScore, does_not_let_excluded_landmarks_reach_the_others) {
     for (const int32_t n : {200, 2500}) {
       const auto c = make_case(rng, make_desc(DType::f32, 64, 4), Fill::normal, n, 0.1);
       for (int32_t j = 0; j < n; ++j) {
-        if (is_excluded(*c, j)) store_f32(c->item.landmarks.row(j), DType::f32, 3, std::numeric_limits<float>::quiet_NaN());
+        const float nan = std::numeric_limits<float>::quiet_NaN();
+        if (is_excluded(*c, j)) store_f32(c->item.landmarks.row(j), DType::f32, 3, nan);
       }
       compare_with_reference(c.get(), "NaN in excluded rows");
     }
@@ -236,7 +237,7 @@ void bench_shape(const char* variant, int32_t group, int64_t tokens, int32_t chu
   const int64_t head_bytes = int64_t{kRowsPerPage} * kDim * 2, page_bytes = kHeads * head_bytes;
   const int64_t pages = (n + kRowsPerPage - 1) / kRowsPerPage, layer_bytes = pages * page_bytes;
   const int32_t layers = bench_layers(layer_bytes, 16);
-  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes));
+  SparseRegion data(static_cast<std::size_t>(layers * layer_bytes), true);
   for (int64_t i = 0; i < layers * layer_bytes / 2; ++i) {
     store_f32(data.at(0), DType::bf16, i, static_cast<float>((i * 2654435761u >> 7) & 255) / 256.0f - 0.5f);
   }
@@ -249,7 +250,8 @@ void bench_shape(const char* variant, int32_t group, int64_t tokens, int32_t chu
   Random rng;
   const BenchRow row{.op = "landmark_score", .variant = variant,
       .shape = std::to_string(kHeads * group) + "/8/128 bf16, chunk " + std::to_string(chunk), .tokens = tokens,
-      .layers = layers, .working_set_bytes = layers * layer_bytes, .bytes = static_cast<double>(kHeads) * n * kDim * 2};
+      .layers = layers, .working_set_bytes = layers * layer_bytes,
+      .bytes = static_cast<double>(kHeads) * n * kDim * 2};
   run_bench(row, [&](int64_t i) {
     for (float& x : q) x = rng.normal();
     for (int32_t h = 0; h < kHeads; ++h) {

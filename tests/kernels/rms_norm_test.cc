@@ -82,7 +82,8 @@ TEST(RmsNorm, threads_and_other_rows_change_no_bit) {
 void bench() {
   const int64_t m = bench_small() ? 4 : 256, n = 4096;
   const int32_t layers = bench_layers(2 * m * n * 4);
-  std::vector<float> x(static_cast<std::size_t>(layers * m * n), 0.5f), y(x.size()), w(static_cast<std::size_t>(n), 1.0f);
+  std::vector<float> x(static_cast<std::size_t>(layers * m * n), 0.5f), y(x.size());
+  const std::vector<float> w(static_cast<std::size_t>(n), 1.0f);
   for_each_bench_target([&](const char* variant) {
     const BenchRow row{.op = "rms_norm", .variant = variant, .shape = std::to_string(m) + "x" + std::to_string(n),
                        .tokens = m, .layers = layers, .working_set_bytes = int64_t{layers} * 2 * m * n * 4,

@@ -80,7 +80,8 @@ TEST(Rope, cpu_and_reference_are_within_1e_6_of_double_angles) {
   Random rng;
   for_each_target([&] {
     for (int trial = 0; trial < 60; ++trial) {
-      const int32_t head_dim = rng.pick({8, 32, 64, 80, 96, 128, 256}), heads = static_cast<int32_t>(rng.integer(1, 5));
+      const int32_t head_dim = rng.pick({8, 32, 64, 80, 96, 128, 256});
+      const int32_t heads = static_cast<int32_t>(rng.integer(1, 5));
       const int32_t rotary = trial % 3 == 0 ? head_dim / 4 * 2 : head_dim;
       const Tables tables(rotary, rng.pick({1e4, 1e6}), rng.chance(0.5), rng.pick({1.0f, 1.19f, 0.8f}));
       RopeArgs args;
@@ -155,7 +156,9 @@ TEST(Rope, a_token_does_not_depend_on_the_others_or_on_threads) {
   fill_rows(rng, Fill::normal, DType::f32, all.data(), n, stride);
   std::copy_n(all.data(), n * stride, one.data());
   with_threads(3, [&] { rope_cpu(tables.view, RopeArgs{all.data(), stride, n, 2, 64, 1000, false}); });
-  for (int64_t t = 0; t < n; ++t) rope_cpu(tables.view, RopeArgs{one.data() + t * stride, stride, 1, 2, 64, 1000 + t, false});
+  for (int64_t t = 0; t < n; ++t) {
+    rope_cpu(tables.view, RopeArgs{one.data() + t * stride, stride, 1, 2, 64, 1000 + t, false});
+  }
   expect_same_bytes(all.data(), one.data(), static_cast<std::size_t>(n * stride) * 4, "block and single tokens");
 }
 

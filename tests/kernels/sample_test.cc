@@ -30,15 +30,18 @@ struct Distribution {
     std::vector<int32_t> history(args.history, args.history + args.n_history);
     std::sort(history.begin(), history.end());
     history.erase(std::unique(history.begin(), history.end()), history.end());
-    for (int32_t id : history) l[id] = l[id] > 0 ? l[id] / params.repetition_penalty : l[id] * params.repetition_penalty;
+    for (int32_t id : history)
+      l[id] = l[id] > 0 ? l[id] / params.repetition_penalty : l[id] * params.repetition_penalty;
     order.resize(l.size());
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int32_t x, int32_t y) { return l[x] > l[y]; });
     if (params.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(params.top_k)));
     double total = 0.0, mass = 0.0;
-    for (int32_t id : order) total += p[id] = std::exp((static_cast<double>(l[id]) - l[order[0]]) / params.temperature);
+    for (int32_t id : order)
+      total += p[id] = std::exp((static_cast<double>(l[id]) - l[order[0]]) / params.temperature);
     std::size_t kept = 0;
-    while (kept < order.size() && (kept == 0 || params.top_p >= 1.0f || mass < params.top_p * total)) mass += p[order[kept++]];
+    while (kept < order.size() && (kept == 0 || params.top_p >= 1.0f || mass < params.top_p * total))
+      mass += p[order[kept++]];
     while (kept > 1 && p[order[kept - 1]] < params.min_p * p[order[0]]) --kept;
     for (std::size_t i = kept; i < order.size(); ++i) p[order[i]] = 0.0;
     order.resize(kept);
@@ -91,7 +94,8 @@ TEST(Sample, every_draw_is_the_one_its_uniform_number_selects) {
       if (rng.chance(0.3))
         for (int32_t i = 0; i < vocab; i += 2) logits[i] = std::round(logits[i]);  // many equal logits
       std::vector<int32_t> history;
-      for (int64_t i = rng.integer(0, 20); i > 0; --i) history.push_back(static_cast<int32_t>(rng.integer(0, vocab - 1)));
+      for (int64_t i = rng.integer(0, 20); i > 0; --i)
+        history.push_back(static_cast<int32_t>(rng.integer(0, vocab - 1)));
       SampleArgs args{logits.data(), vocab, history.data(), static_cast<int64_t>(history.size()), {}, 0};
       args.params = {rng.pick({0.3f, 1.0f, 2.0f}), static_cast<int32_t>(rng.pick({0, 0, 1, 2, 40, 100000})),
                      rng.pick({1.0f, 0.9f, 0.5f}), rng.pick({0.0f, 0.05f}), rng.pick({1.0f, 1.3f, 0.8f}),
@@ -112,7 +116,8 @@ TEST(Sample, frequencies_follow_the_exact_probabilities) {
   const int32_t vocab = 40, draws = 20000;
   std::vector<float> logits(vocab);
   for (float& l : logits) l = rng.normal();
-  SampleArgs args{logits.data(), vocab, nullptr, 0, {.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.02f}, 0};
+  SampleArgs args{
+      logits.data(), vocab, nullptr, 0, {.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.02f}, 0};
   args.params.seed = 99;
   const Distribution distribution(args);
   std::vector<int> counts(vocab, 0);

@@ -58,7 +58,8 @@ void check_random_shape(Random& rng) {
   const double epsilon = std::numeric_limits<T>::epsilon();
   for (int64_t i = 0; i < m; ++i) {
     for (int64_t j = 0; j < x.args.ldc; ++j) {
-      const T old = before[static_cast<std::size_t>(i * x.args.ldc + j)], got = x.c[static_cast<std::size_t>(i * x.args.ldc + j)];
+      const T old = before[static_cast<std::size_t>(i * x.args.ldc + j)],
+              got = x.c[static_cast<std::size_t>(i * x.args.ldc + j)];
       if (j >= n) {
         ASSERT_EQ(got, old) << "written past column n";
         continue;
@@ -66,7 +67,8 @@ void check_random_shape(Random& rng) {
       if (x.args.upper_only && j < i) continue;
       double magnitude = std::fabs(static_cast<double>(old));
       const double want = x.product(i, j, &magnitude) + (x.args.accumulate ? static_cast<double>(old) : 0.0);
-      ASSERT_NEAR(got, want, 8 * epsilon * magnitude) << "m=" << m << " n=" << n << " k=" << k << " at " << i << "," << j;
+      ASSERT_NEAR(got, want, 8 * epsilon * magnitude)
+          << "m=" << m << " n=" << n << " k=" << k << " at " << i << "," << j;
     }
   }
 }
@@ -116,8 +118,9 @@ void bench() {
                          .bytes = 4.0 * static_cast<double>(m * k + k * n + m * n),
                          .flops = 2.0 * static_cast<double>(m * n * k)};
       run_bench(row, [&](int64_t) {
-        kernels::sgemm({.a = a.data(), .lda = k, .b = b.data(), .ldb = n, .c = c.data(), .ldc = n, .m = m, .n = n, .k = k},
-                       workspace.data());
+        kernels::sgemm(
+            {.a = a.data(), .lda = k, .b = b.data(), .ldb = n, .c = c.data(), .ldc = n, .m = m, .n = n, .k = k},
+            workspace.data());
       });
     });
   }

@@ -68,8 +68,8 @@ void expect_equal(const Cache& got, const Cache& want, const std::string& params
   expect_same_bytes(got.chunk_of_slot.data(), want.chunk_of_slot.data(), slots, params + " chunk_of_slot");
   expect_same_bytes(got.last_used.data(), want.last_used.data(), slots, params + " last_used");
   for (std::size_t p = 0; p < want.pages.size(); ++p) {
-    expect_same_bytes(got.pages[p]->data(), want.pages[p]->data(), static_cast<std::size_t>(want.pages[p]->size()) * 2,
-                      params + " table");
+    const auto bytes = static_cast<std::size_t>(want.pages[p]->size()) * 2;
+    expect_same_bytes(got.pages[p]->data(), want.pages[p]->data(), bytes, params + " table");
   }
 }
 
@@ -174,8 +174,9 @@ void bench() {
   std::vector<char> workspace(slot_update_workspace_bytes(kHeads, kSlots));
   std::vector<SlotUpdateItem> items;
   Random rng;
-  const BenchRow row{.op = "slot_update", .variant = "scalar", .shape = "8 heads, 256 ids, 1024 slots, about half hits",
-      .tokens = kChunks * 8, .layers = layers, .working_set_bytes = layers * layer_bytes,
+  const BenchRow row{.op = "slot_update", .variant = "scalar",
+      .shape = "8 heads, 256 ids, 1024 slots, about half hits", .tokens = kChunks * 8,
+      .layers = layers, .working_set_bytes = layers * layer_bytes,
       .bytes = kHeads * (kSelected * 24.0 + kSlots * 8.0)};
   run_bench(row, [&](int64_t i) {
     items.clear();

@@ -67,7 +67,8 @@ TEST(TopkSelect, equals_a_stable_sort_for_every_kind_of_score) {
           Case c(n, k);
           fill_scores(rng, static_cast<Scores>(kind), &c);
           run_cpu({c.item()});
-          expect_reference(&c, "kind=" + std::to_string(kind) + " n=" + std::to_string(n) + " k=" + std::to_string(k));
+          expect_reference(&c, "kind=" + std::to_string(kind) + " n=" + std::to_string(n) +
+                                   " k=" + std::to_string(k));
           if (::testing::Test::HasFatalFailure()) return;
         }
       }
@@ -116,8 +117,8 @@ void bench_shape(const char* variant, int32_t n, int32_t k) {
   std::vector<char> workspace(topk_select_workspace_bytes(int64_t{kHeads} * n));
   std::vector<TopkSelectItem> items(kHeads);
   const BenchRow row{.op = "topk_select", .variant = variant,
-      .shape = "8 rows, " + std::to_string(k) + " of " + std::to_string(n), .tokens = int64_t{n} * 8, .layers = layers,
-      .working_set_bytes = layers * layer_bytes, .bytes = static_cast<double>(layer_bytes)};
+      .shape = "8 rows, " + std::to_string(k) + " of " + std::to_string(n), .tokens = int64_t{n} * 8,
+      .layers = layers, .working_set_bytes = layers * layer_bytes, .bytes = static_cast<double>(layer_bytes)};
   run_bench(row, [&](int64_t i) {
     for (int32_t h = 0; h < kHeads; ++h) {
       items[static_cast<std::size_t>(h)] = {scores.data() + ((i % layers) * kHeads + h) * n, n, k,

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Rooms stay small: caps on lines of files and functions, one file of a name in the tree, no paths of somebody's machine.
 
-Usage: size_lint.py REPOSITORY. Exceptions, each with its reason, are in size_exceptions.txt beside this file.
+Usage: size_lint.py REPOSITORY. Exceptions, each with its reason, are in size_exceptions.txt beside this file; a name with
+a slash at its end excepts a folder.
 """
 import collections
 import pathlib
@@ -33,7 +34,7 @@ def file_cap(name):
 
 
 def functions(lines):
-    """(first line, length) of the bodies that open and close at the left edge, where this style puts functions."""
+    """(first line, lines between the braces) of bodies that open and close at the left edge, where functions do."""
     start = None
     for i, line in enumerate(lines):
         if start is None:
@@ -44,7 +45,7 @@ def functions(lines):
             elif re.match(r" {4,}\S.*\) (const |noexcept )*\{$", line) and i and not lines[i - 1].startswith(" "):
                 start = i - 1
         elif line.startswith("}"):
-            yield start + 1, i - start + 1
+            yield start + 1, i - start - 1
             start = None
 
 
@@ -82,8 +83,9 @@ def main():
             names[path.name].append(name)
             found += check_file(name, path.read_text(encoding="utf-8"))
     listed = exceptions()
+    copies = tuple(subject for rule, subject in listed if rule == "name" and subject.endswith("/"))
     found += [("name", name, "also " + ", ".join(all_of)) for name, all_of in sorted(names.items())
-              if len({p for p in all_of if ("name", p) not in listed}) > 1 and ("name", name) not in listed]
+              if sum(not p.startswith(copies) for p in all_of) > 1 and ("name", name) not in listed]
     left = [f for f in found if (f[0], f[1]) not in listed]
     left += [("exception", s, f"{r}: no longer needed") for r, s in listed
              if r != "name" and not any((r, s) == f[:2] for f in found)]
