@@ -45,7 +45,8 @@ void print_summary(const DocumentSession& session, const std::vector<AskedQuesti
     const auto n = std::count_if(asked.begin(), asked.end(), [](const AskedQuestion& a) { return a.right; });
     right = " (" + std::to_string(n) + " right)";
   }
-  std::fprintf(stderr, "%zu asked%s; document %lld tokens, read in %.2f s; %.1f tokens/s; attended %.0f tokens a step\n",
+  std::fprintf(stderr,
+               "%zu asked%s; document %lld tokens, read in %.2f s; %.1f tokens/s; attended %.0f tokens a step\n",
                asked.size(), right.c_str(), static_cast<long long>(session.document_tokens()), m.prefill_s,
                m.decode_tok_s, m.attended_tokens_mean);
 }

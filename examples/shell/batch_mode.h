@@ -9,10 +9,10 @@
 namespace shell {
 
 struct BatchJob {
-  std::string prompt_file;         // "" = no document
+  std::string prompt_file;  // "" = no document
   std::vector<std::string> asks;
-  std::string ask_file;            // "" = none; see read_questions()
-  bool json = false;               // one line of figures and answers instead of text
+  std::string ask_file;  // "" = none; see read_questions()
+  bool json = false;     // one line of figures and answers instead of text
   bool progress = false;
 };
 

@@ -12,17 +12,22 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array<const char*, 9> kFigures = {"right", "prefill_s", "decode_tok_s", "kv_bytes_fast",
-                                                 "kv_bytes_slow", "kv_bytes_total", "kv_bytes_read_per_token",
-                                                 "attended_tokens_mean", "rss_bytes"};
+constexpr std::array<const char*, 9> kFigures = {"right",
+                                                 "prefill_s",
+                                                 "decode_tok_s",
+                                                 "kv_bytes_fast",
+                                                 "kv_bytes_slow",
+                                                 "kv_bytes_total",
+                                                 "kv_bytes_read_per_token",
+                                                 "attended_tokens_mean",
+                                                 "rss_bytes"};
 
 struct Column {
   const char* key;
   const char* title;
 };
-constexpr std::array<Column, 3> kColumns = {{{"full", "full attention"},
-                                             {"shadowkv", "shadowkv"},
-                                             {"shadowkv_exact_keys", "shadowkv, exact keys"}}};
+constexpr std::array<Column, 3> kColumns = {
+    {{"full", "full attention"}, {"shadowkv", "shadowkv"}, {"shadowkv_exact_keys", "shadowkv, exact keys"}}};
 
 Json read_run(const std::string& file) {
   Json run = Json::parse(read_text_file(file), nullptr, false);
@@ -62,7 +67,9 @@ int print_demo_report(const std::vector<std::string>& files) {
   std::printf("%lld questions about one text of %lld tokens\n", runs[0]["asked"].get<long long>(),
               runs[0]["tokens"].get<long long>());
   print_table(runs);
-  Json demo{{"tokens", runs[0]["tokens"]}, {"asked", runs[0]["asked"]}, {"budget", runs[1]["budget"]},
+  Json demo{{"tokens", runs[0]["tokens"]},
+            {"asked", runs[0]["asked"]},
+            {"budget", runs[1]["budget"]},
             {"rank", runs[1]["rank"]}};
   for (std::size_t i = 0; i < runs.size(); ++i) {
     for (const char* figure : kFigures) demo[kColumns[i].key][figure] = runs[i][figure];

@@ -13,6 +13,13 @@ namespace shell {
 
 namespace {
 
+// A fact or sentence follows a space, a question a new line.
+std::string after(char separator, const std::string& text) {
+  std::string all(1, separator);
+  all += text;
+  return all;
+}
+
 class Writer {
  public:
   explicit Writer(const DemoText& demo)
@@ -67,7 +74,7 @@ std::vector<std::string> Writer::filler(int64_t tokens) {
   std::vector<std::string> rest;
   int64_t rest_tokens = 0;
   for (int tries = 0; tokens > 0;) {
-    std::string sentence = " " + language_.sentence(random_);
+    std::string sentence = after(' ', language_.sentence(random_));
     const int64_t n = count(sentence);
     if (tokens > kRest) {
       sentences.push_back(std::move(sentence));
@@ -91,7 +98,8 @@ std::vector<std::string> Writer::filler(int64_t tokens) {
 // Facts at uniformly drawn places among the sentences.
 std::string Writer::mix(std::vector<std::string> filler) {
   std::vector<std::pair<uint64_t, std::string>> facts;
-  for (const Fact& fact : facts_) facts.emplace_back(random_.below(filler.size() + 1), " " + language_.fact(fact));
+  for (const Fact& fact : facts_)
+    facts.emplace_back(random_.below(filler.size() + 1), after(' ', language_.fact(fact)));
   std::stable_sort(facts.begin(), facts.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::string text;
   auto next = facts.begin();
@@ -108,9 +116,7 @@ std::string Writer::questions() {
   std::string lines;
   for (int32_t i = 0; i < demo_.questions; ++i) {
     const Fact& fact = order[static_cast<std::size_t>(i) % order.size()];
-    std::string ask = "\n";
-    ask += language_.question(fact);
-    const nlohmann::ordered_json line{{"ask", std::move(ask)}, {"expect", fact.value}};
+    const nlohmann::ordered_json line{{"ask", after('\n', language_.question(fact))}, {"expect", fact.value}};
     lines += line.dump() + "\n";
   }
   return lines;
@@ -121,11 +127,12 @@ void Writer::write() {
   int64_t used = static_cast<int64_t>(PromptBuilder(model_.get(), settings_).document("").size());
   int64_t longest = 0;
   for (const Fact& fact : facts_) {
-    used += count(" " + language_.fact(fact));
-    longest = std::max(longest, count("\n" + language_.question(fact)));
+    used += count(after(' ', language_.fact(fact)));
+    longest = std::max(longest, count(after('\n', language_.question(fact))));
   }
   const int64_t left = demo_.tokens - used - longest;
-  if (left <= 0) throw Failure(SKV_E_INVALID, "--tokens is too small for the facts: " + std::to_string(used + longest));
+  if (left <= 0)
+    throw Failure(SKV_E_INVALID, "--tokens is too small for the facts: " + std::to_string(used + longest));
   write_text_file(demo_.text_file, mix(filler(left)));
   write_text_file(demo_.ask_file, questions());
 }

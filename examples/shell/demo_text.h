@@ -7,10 +7,10 @@
 namespace shell {
 
 struct DemoText {
-  std::string model;          // directory with a tokenizer and language.json
-  int64_t tokens = 32768;     // of the prompt: begin token, text and a question
+  std::string model;       // directory with a tokenizer and language.json
+  int64_t tokens = 32768;  // of the prompt: begin token, text and a question
   int32_t questions = 50;
-  int32_t facts = 0;          // 0 = one for each 256 tokens, within 64..200
+  int32_t facts = 0;  // 0 = one for each 256 tokens, within 64..200
   uint64_t seed = 1;
   std::string text_file;
   std::string ask_file;

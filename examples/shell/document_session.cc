@@ -92,9 +92,7 @@ Answer DocumentSession::ask(const std::string& question, const std::function<voi
   const int32_t last = tokens.back();
   tokens.pop_back();
   // Also restarts the random counter: an answer does not depend on the questions before it.
-  check([&](skv_error* err) {
-    return skv_sequence_set_sampler(session_.get(), sequence_, &settings_.sampler, err);
-  });
+  check([&](skv_error* err) { return skv_sequence_set_sampler(session_.get(), sequence_, &settings_.sampler, err); });
   const auto start = std::chrono::steady_clock::now();
   answer.interrupted = !prefill(tokens, false);
   answer.question_s = seconds_since(start);
@@ -138,8 +136,7 @@ bool DocumentSession::decode(int32_t token, int32_t* next) {
   row.sample = 1;
   row.err = &row_error;
   skv_error error = SKV_ERROR_INIT;
-  const skv_status status =
-      skv_session_step(session_.get(), &row, 1, sizeof row, nullptr, nullptr, &error);
+  const skv_status status = skv_session_step(session_.get(), &row, 1, sizeof row, nullptr, nullptr, &error);
   if (status == SKV_E_INTERRUPTED) return false;
   if (status != SKV_OK) throw Failure(status, error.message);
   if (row.status != SKV_OK) throw Failure(row.status, row_error.message);
@@ -156,7 +153,8 @@ std::string DocumentSession::piece(int32_t token) const {
   int64_t n = 0;
   std::string bytes(64, '\0');
   const auto detokenize = [&](skv_error* err) {
-    return skv_model_detokenize(model_.get(), &token, 1, 0, bytes.data(), static_cast<int64_t>(bytes.size()), &n, err);
+    return skv_model_detokenize(model_.get(), &token, 1, 0, bytes.data(), static_cast<int64_t>(bytes.size()), &n,
+                                err);
   };
   if (detokenize(nullptr) == SKV_E_SPACE) bytes.resize(static_cast<std::size_t>(n));
   check(detokenize);

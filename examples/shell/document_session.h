@@ -17,8 +17,8 @@ struct Answer {
   std::string text;
   int64_t question_tokens = 0;
   int64_t new_tokens = 0;
-  int64_t decode_rows = 0;   // the question's last token and all generated ones but the last
-  double question_s = 0;     // prefill of the question
+  int64_t decode_rows = 0;  // the question's last token and all generated ones but the last
+  double question_s = 0;    // prefill of the question
   double decode_s = 0;
   bool interrupted = false;
 };

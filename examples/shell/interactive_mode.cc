@@ -24,9 +24,9 @@ constexpr const char* kHelp =
     "help, quit\n"
     "Ctrl-C stops an answer or a text being read; Ctrl-D quits.\n";
 
-constexpr const char* kPurposes[] = {"weights", "exact kv", "landmarks", "low-rank keys", "basis", "chunk table",
-                                     "outliers", "slots", "values", "keys", "hidden", "workspace", "logits",
-                                     "tokens", "other"};
+constexpr const char* kPurposes[] = {"weights",     "exact kv",  "landmarks", "low-rank keys", "basis",
+                                     "chunk table", "outliers",  "slots",     "values",        "keys",
+                                     "hidden",      "workspace", "logits",    "tokens",        "other"};
 static_assert(std::size(kPurposes) == SKV_PURPOSE_COUNT);
 
 class Interactive {
@@ -108,18 +108,20 @@ void Interactive::print_stats() const {
   std::printf("policy %s, %" PRId64 " tokens: %" PRId64 " compressed, %" PRId64 " exact, %d segments\n",
               policy_name(session().settings().policy), stats.n_tokens, stats.n_compressed, stats.n_exact,
               stats.n_segments);
-  std::printf("budget %d tokens, rank %d, key energy %.4f, outlier chunks %" PRId64 "\n", m.budget, m.rank, m.key_energy,
-              stats.n_outlier_chunks);
-  std::printf("asked %" PRId64 ", decoded %" PRId64 " tokens at %.1f/s; attended %.0f tokens, read %.0f bytes a token; "
+  std::printf("budget %d tokens, rank %d, key energy %.4f, outlier chunks %" PRId64 "\n", m.budget, m.rank,
+              m.key_energy, stats.n_outlier_chunks);
+  std::printf("asked %" PRId64 ", decoded %" PRId64
+              " tokens at %.1f/s; attended %.0f tokens, read %.0f bytes a token; "
               "slot hits %.0f %%\n",
               session().totals().asked, session().totals().decode_rows, m.decode_tok_s, m.attended_tokens_mean,
               m.kv_bytes_read_per_token, 100 * m.hit_rate);
   const auto ms = [](int64_t ns) { return static_cast<double>(ns) * 1e-6; };
-  std::printf("ms: prefill %.0f forward, %.0f attention, %.0f compression; decode %.0f forward, %.0f selection, %.0f "
-              "fetch, %.0f attention; %.0f logits\n",
-              ms(usage.prefill_forward_ns), ms(usage.prefill_attention_ns), ms(usage.compress_ns),
-              ms(usage.decode_forward_ns), ms(usage.decode_select_ns), ms(usage.decode_fetch_ns),
-              ms(usage.decode_attention_ns), ms(usage.logits_ns));
+  std::printf(
+      "ms: prefill %.0f forward, %.0f attention, %.0f compression; decode %.0f forward, %.0f selection, %.0f "
+      "fetch, %.0f attention; %.0f logits\n",
+      ms(usage.prefill_forward_ns), ms(usage.prefill_attention_ns), ms(usage.compress_ns),
+      ms(usage.decode_forward_ns), ms(usage.decode_select_ns), ms(usage.decode_fetch_ns),
+      ms(usage.decode_attention_ns), ms(usage.logits_ns));
 }
 
 void Interactive::print_memory() const {

@@ -26,7 +26,8 @@ double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 
 int64_t kv_bytes(const skv_session_usage& usage, skv_tier tier) {
   int64_t sum = 0;
-  for (int purpose = SKV_PURPOSE_EXACT_KV; purpose <= SKV_PURPOSE_KEYS; ++purpose) sum += usage.used.bytes[tier][purpose];
+  for (int purpose = SKV_PURPOSE_EXACT_KV; purpose <= SKV_PURPOSE_KEYS; ++purpose)
+    sum += usage.used.bytes[tier][purpose];
   return sum;
 }
 

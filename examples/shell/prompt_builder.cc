@@ -12,8 +12,8 @@ Tokens tokenize(skv_model* model, std::string_view text, int32_t flags) {
   Tokens tokens(text.size() + 8);
   int64_t n = 0;
   check([&](skv_error* err) {
-    return skv_model_tokenize(model, text.data(), bytes, flags, tokens.data(), static_cast<int64_t>(tokens.size()), &n,
-                              err);
+    return skv_model_tokenize(model, text.data(), bytes, flags, tokens.data(), static_cast<int64_t>(tokens.size()),
+                              &n, err);
   });
   tokens.resize(static_cast<std::size_t>(n));
   return tokens;

@@ -57,8 +57,8 @@ void add_cache_options(CLI::App& app, Options* options, Raw* raw) {
           std::map<std::string, int32_t>{{"lowrank", SKV_KEYS_LOWRANK}, {"exact", SKV_KEYS_EXACT}}))
       ->default_str("lowrank");
   app.add_option("--dtype", s.dtype, "of keys and values: bf16 or f32")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, int32_t>{{"bf16", SKV_DTYPE_BF16}, {"f32", SKV_DTYPE_F32}}))
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, int32_t>{{"bf16", SKV_DTYPE_BF16}, {"f32", SKV_DTYPE_F32}}))
       ->default_str("bf16");
   app.add_option("--memory-limit", raw->memory_limit, "bytes, with K, M, G or T: hard limit of all but the weights")
       ->check(check_bytes);
@@ -75,9 +75,7 @@ void add_sampling_options(CLI::App& app, Options* options, Raw* raw) {
   app.add_option("--top-p", s.sampler.top_p, "(0, 1]")->check(CLI::Range(0.0, 1.0));
   app.add_option("--min-p", s.sampler.min_p, "[0, 1]")->check(CLI::Range(0.0, 1.0));
   app.add_option("--seed", s.sampler.seed, "of sampling")->check(CLI::NonNegativeNumber);
-  app.add_option("--stop", raw->stops, "an answer ends before this text (repeatable)")
-      ->expected(1)
-      ->allow_extra_args(false);
+  app.add_option("--stop", raw->stops, "an answer ends before this text (repeatable)")->allow_extra_args(false);
   app.add_flag("--raw", s.raw, "no chat format, even if the model has one");
   app.add_option("--template", s.question_template, R"(text around a question {}, without a chat format)");
 }
@@ -85,8 +83,9 @@ void add_sampling_options(CLI::App& app, Options* options, Raw* raw) {
 void add_run_options(CLI::App& app, Options* options, Raw* raw) {
   app.add_option("--model", options->settings.model, "model directory (Hugging Face format)");
   app.add_option("--prompt-file", options->job.prompt_file, "the text that questions are about");
-  app.add_option("--ask", options->job.asks, "a question (repeatable)")->expected(1)->allow_extra_args(false);
-  app.add_option("--ask-file", options->job.ask_file, R"(questions: a line each, or {"ask": "...", "expect": "..."})");
+  app.add_option("--ask", options->job.asks, "a question (repeatable)")->allow_extra_args(false);
+  app.add_option("--ask-file", options->job.ask_file,
+                 R"(questions: a line each, or {"ask": "...", "expect": "..."})");
   app.add_option("--tokens", options->settings.max_document_tokens, "cut the text after so many tokens")
       ->check(CLI::Range(1, 1 << 30));
   app.add_flag("--json", options->job.json, "print answers and figures as one JSON line");
@@ -99,7 +98,8 @@ void add_demo_text(CLI::App& app, Options* options) {
   sub->add_option("--model", d.model, "model directory; its language.json makes the text")->required();
   sub->add_option("--tokens", d.tokens, "tokens of text and question together")->check(CLI::Range(256, 1 << 24));
   sub->add_option("--questions", d.questions, "how many")->check(CLI::Range(1, 1000))->capture_default_str();
-  sub->add_option("--facts", d.facts, "how many; 0 = one for each 256 tokens, within 64..200")->check(CLI::Range(0, 2000));
+  sub->add_option("--facts", d.facts, "how many; 0 = one for each 256 tokens, within 64..200")
+      ->check(CLI::Range(0, 2000));
   sub->add_option("--seed", d.seed, "same seed, same text")->capture_default_str();
   sub->add_option("--text", d.text_file, "file to write the text to")->required();
   sub->add_option("--ask-file", d.ask_file, "file to write the questions to")->required();
@@ -172,7 +172,9 @@ std::optional<int> parse_options(int argc, char** argv, Options* options) {
   add_sampling_options(app, options, &raw);
   add_demo_text(app, options);
   CLI::App* report = app.add_subcommand("demo-report", "a table and one JSON line from --json runs of the demo");
-  report->add_option("files", options->reports, "outputs of full, low-rank keys and exact keys")->required()->expected(3);
+  report->add_option("files", options->reports, "outputs of full, low-rank keys and exact keys")
+      ->required()
+      ->expected(3);
   app.require_subcommand(0, 1);
   app.footer("Without --ask or --ask-file it reads commands and questions from the terminal.");
   try {

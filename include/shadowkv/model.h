@@ -136,8 +136,8 @@ typedef struct skv_chat_message {
 } skv_chat_message;
 
 /**
- * A conversation to token ids, in the model's own chat format. Contents are tokenized as plain text, so a user cannot
- * forge a special token.
+ * A conversation to token ids, in the model's own chat format. A content that spells one of its control tokens
+ * (<|...|>) is refused, so a user cannot forge one.
  *
  * @param model         in, not NULL, with a tokenizer and a known chat format.
  * @param messages      in, [n_messages], not NULL.
@@ -148,7 +148,8 @@ typedef struct skv_chat_message {
  * @param capacity      in, tokens.
  * @param n_tokens_out  out, not NULL: tokens of the whole conversation, also with SKV_E_SPACE.
  * @param err           out, optional, written only on failure.
- * @returns SKV_OK; SKV_E_HANDLE; SKV_E_INVALID; SKV_E_STRUCT; SKV_E_UNSUPPORTED (no chat format); SKV_E_SPACE.
+ * @returns SKV_OK; SKV_E_HANDLE; SKV_E_INVALID (an unknown role or a control token; message names the index);
+ *          SKV_E_STRUCT; SKV_E_UNSUPPORTED (no tokenizer or chat format); SKV_E_SPACE; SKV_E_NOMEM.
  * @on_failure tokens is not written. @threads any. @blocks no. @memory scratch in proportion to the text.
  * @since 0.1 @source the models' published templates
  */

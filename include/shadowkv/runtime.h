@@ -56,8 +56,8 @@ SKV_API skv_status skv_runtime_create(const skv_runtime_params *params, skv_runt
  *
  * @param runtime       in, NULL and stale handles are ignored.
  * @returns nothing.
- * @on_failure cannot fail. @threads any. @blocks until calls in progress that still need the threads have returned.
- * @memory frees. @since 0.1 @source none (API)
+ * @on_failure cannot fail. @threads any. @blocks no, but with the last user its threads are joined.
+ * @memory frees with the last user. @since 0.1 @source none (API)
  */
 SKV_API void skv_runtime_destroy(skv_runtime *runtime);
 

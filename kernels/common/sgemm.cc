@@ -10,6 +10,13 @@
 
 #include "kernels/common/parallel.h"
 
+#ifndef SKV_KERNELS_COMMON_SGEMM_LIMITS
+#define SKV_KERNELS_COMMON_SGEMM_LIMITS
+namespace skv::kernels {
+inline constexpr int64_t kMaxPanel = 128;  // rows or columns of a panel on any target: bounds the padding
+}  // namespace skv::kernels
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace skv::kernels::HWY_NAMESPACE {
 namespace {  // helpers of the same name in other ops must stay apart
@@ -24,6 +31,7 @@ inline constexpr int64_t kTileRows = 6;
 inline constexpr int64_t kItemRows = 96;  // of one parallel item: its packed rows stay in the L2 cache
 inline constexpr int64_t kItemCols = 256;
 static_assert(kItemRows % kTileRows == 0);
+static_assert(2 * HWY_MAX_BYTES / sizeof(float) <= kMaxPanel && kTileRows <= kMaxPanel);
 
 // Panels of `width` rows of the operand, k-major inside a panel, padded with zeros: dst[panel][k][width].
 template <class T>
@@ -185,8 +193,7 @@ HWY_EXPORT(sgemm_simd);
 HWY_EXPORT(dgemm_simd);
 
 std::size_t matmul_workspace_bytes(int64_t m, int64_t n, std::size_t element_bytes) {
-  constexpr int64_t kPadding = 2 * HWY_MAX_BYTES;  // at least one panel of any target
-  return static_cast<std::size_t>((m + n + 2 * kPadding) * kMatmulDepth) * element_bytes;
+  return static_cast<std::size_t>((m + n + 2 * kMaxPanel) * kMatmulDepth) * element_bytes;
 }
 
 void sgemm(const MatmulArgs<float>& args, void* workspace) { HWY_DYNAMIC_DISPATCH(sgemm_simd)(args, workspace); }

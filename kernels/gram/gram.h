@@ -2,7 +2,8 @@
 //
 // Computes   g += (X - 1 c^T)^T (X - 1 c^T);  sum += 1^T (X - 1 c^T)
 // Shapes     x [n, m] f32, row stride ldx; c [m]; g [m, m] symmetric, both triangles valid on return; sum [m] double
-// Types      products and sums f32 per call, g f32 (blocks of at most 4,096 rows a call keep the error at 1e-6 relative);
+// Types      products and sums f32 per call, g f32 (blocks of at most 4,096 rows a call keep the error at 1e-6 relative,
+//            1.5e-5 for rows that repeat and so round alike);
 //            subtracting c first is what keeps a bias of 100 times the spread harmless
 // gram_center: the true mean is c + sum / n; g -= n d d^T with d = sum / n makes g the Gram matrix of centred keys.
 // Cost       flops 2 n m^2; compute-bound

@@ -100,7 +100,9 @@ void DecodeStep::run_layers() {
     std::memcpy(b.ids + row.first, row.abi->tokens, static_cast<std::size_t>(row.abi->n_tokens) * sizeof(int32_t));
   }
   for (int32_t layer = 0; layer < core_.model.layers; ++layer) {
-    if (core_.interrupted.load(std::memory_order_relaxed)) fail(SKV_E_INTERRUPTED, "interrupted before layer %d", layer);
+    if (core_.interrupted.load(std::memory_order_relaxed)) {
+      fail(SKV_E_INTERRUPTED, "interrupted before layer %d", layer);
+    }
     {
       Timed timed(core_.times.decode_forward_ns);
       if (layer == 0) forward.embed(b.ids, n_tokens_, buffers_.x);

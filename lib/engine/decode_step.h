@@ -16,8 +16,8 @@ class DecodeStep {
  public:
   explicit DecodeStep(Core& core);
 
-  // Returns how many rows are done. Throws for the whole call (bad arguments, interrupt); then no row changed anything
-  // and each has the call's status.
+  // Returns how many rows are done. Throws for the whole call (bad arguments, interrupt); then no row changed
+  // anything and each has the call's status.
   int32_t run(const SequenceTable& table, std::span<skv_row> rows);
   const DecodeBuffers& buffers() const { return buffers_; }
 

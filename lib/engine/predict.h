@@ -1,5 +1,5 @@
-// Bytes of a session before they are taken: what admission, skv_budget_query() and skv_budget_plan() all ask. Sizes come
-// from the functions that allocate (buffers.h, token_pages.h, lib/kv).
+// Bytes of a session before they are taken: what admission, skv_budget_query() and skv_budget_plan() all ask. Sizes
+// come from the functions that allocate (buffers.h, token_pages.h, lib/kv).
 #pragma once
 
 #include <array>

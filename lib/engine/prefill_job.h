@@ -1,5 +1,5 @@
-// One prompt on its way through the layers: all its blocks of layer 0, then of layer 1, ... The sequence changes when the
-// last layer is done and not before.
+// One prompt on its way through the layers: all its blocks of layer 0, then of layer 1, ... The sequence changes when
+// the last layer is done and not before.
 //
 // In the last layer only the last token's output is needed, so attention and MLP run for that row alone.
 // Source: ShadowKV (arXiv 2410.21465) Alg. 1, layer-major: at any time one layer's exact keys and values exist.

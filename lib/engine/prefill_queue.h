@@ -26,8 +26,8 @@ class PrefillQueue {
   bool idle() const { return !job_ && waiting_.empty(); }
   // Token-layers of the next unit, 0 when idle.
   int64_t next_unit() const;
-  // One unit of the oldest prompt. A prompt that runs out of memory is dropped and counted; other failures throw, with
-  // the prompt dropped too.
+  // One unit of the oldest prompt. A prompt that runs out of memory is dropped and counted; other failures throw,
+  // with the prompt dropped too.
   void run_unit(Counts& counts);
   const PrefillJob* running() const { return job_.get(); }
 

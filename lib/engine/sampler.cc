@@ -7,7 +7,8 @@ namespace skv::engine {
 
 namespace {
 
-// The penalty counts an id once, so the op gets the distinct ids: its scratch is bounded by vocab, not by the context.
+// The penalty counts an id once, so the op gets the distinct ids: its scratch is bounded by vocab, not by the
+// context.
 int64_t distinct_tokens(const TokenPages& tokens, int64_t n, int32_t vocab, uint64_t* seen, int32_t* out) {
   std::fill_n(seen, (vocab + 63) / 64, uint64_t{0});
   int64_t count = 0;
@@ -39,8 +40,8 @@ void check_sampler(const kernels::SampleParams& p) {
   }
 }
 
-int32_t sample_token(const Core& core, const DecodeBuffers& buffers, const SequenceState& sequence, const float* logits,
-                     int64_t n_history) {
+int32_t sample_token(const Core& core, const DecodeBuffers& buffers, const SequenceState& sequence,
+                     const float* logits, int64_t n_history) {
   kernels::SampleArgs args;
   args.logits = logits;
   args.vocab = core.model.vocab;

@@ -9,9 +9,9 @@ namespace skv::engine {
 
 // Throws Error(SKV_E_INVALID) naming the field.
 void check_sampler(const kernels::SampleParams& params);
-// The next token after the first n_history tokens of the sequence, drawn from logits [vocab]. The caller counts the draw.
-// Throws Error(SKV_E_DATA) if no logit is finite.
-int32_t sample_token(const Core& core, const DecodeBuffers& buffers, const SequenceState& sequence, const float* logits,
-                     int64_t n_history);
+// The next token after the first n_history tokens of the sequence, drawn from logits [vocab]. The caller counts the
+// draw. Throws Error(SKV_E_DATA) if no logit is finite.
+int32_t sample_token(const Core& core, const DecodeBuffers& buffers, const SequenceState& sequence,
+                     const float* logits, int64_t n_history);
 
 }  // namespace skv::engine

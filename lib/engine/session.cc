@@ -12,7 +12,7 @@ namespace skv::engine {
 Session::Session(std::shared_ptr<Runtime> runtime, std::shared_ptr<const model::Model> model,
                  const SessionConfig& config)
     : runtime_(std::move(runtime)), model_(std::move(model)) {
-  if (model_->weights() == nullptr) fail(SKV_E_STATE, "the model is open for its metadata only; a session needs weights");
+  if (model_->weights() == nullptr) fail(SKV_E_STATE, "the model is open for its metadata only: no weights to run");
   runtime_->executor().run([&] { impl_ = std::make_unique<Impl>(*runtime_, *model_, config, interrupted_); });
 }
 

@@ -1,5 +1,6 @@
-// A session: sequences of one model stepping together. The C ABI's session functions are thin calls of these; what they
-// promise is written in include/shadowkv/session.h. One thread at a time, on a dispatcher; interrupt() from anywhere.
+// A session: sequences of one model stepping together. The C ABI's session functions are thin calls of these; what
+// they promise is written in include/shadowkv/session.h. One thread at a time, on a dispatcher; interrupt() from
+// anywhere.
 #pragma once
 
 #include <atomic>
@@ -54,9 +55,10 @@ class Session {
   std::span<const float> logits(skv_seq seq) const;  // throws STATE if none are kept
   skv_status prefill_status(skv_seq seq, skv_error* detail) const;
 
-  // The constructor, truncate, step and prefill hand their work to a dispatcher themselves: made on the host's thread, an interrupt that comes while
-  // the call waits for a dispatcher counts, and progress runs on that thread. Interrupts before the call are forgotten.
-  // rows as the ABI gives them (already copied to this version's layout); statuses are written into them.
+  // The constructor, truncate, step and prefill hand their work to a dispatcher themselves: made on the host's
+  // thread, an interrupt that comes while the call waits for a dispatcher counts, and progress runs on that thread.
+  // Interrupts before the call are forgotten. rows as the ABI gives them (already copied to this version's layout);
+  // statuses are written into them.
   void step(std::span<skv_row> rows, const StepAllowance& allowance, skv_step_result* result);
   // progress(done, total) in token-layers; return false to cancel.
   void prefill(const std::function<bool(int64_t, int64_t)>& progress);

@@ -51,7 +51,8 @@ void Session::Impl::admit(const SequenceState& sequence, int64_t n) const {
       const int64_t needed = beside + peak[static_cast<std::size_t>(tier)];
       const uint64_t limit = owner->limit(tier);
       if (static_cast<uint64_t>(std::max<int64_t>(needed, 0)) > limit) {
-        fail(SKV_E_BUDGET, "%" PRId64 " tokens would take the %s tier to %" PRId64 " bytes; the %s's limit is %" PRIu64,
+        fail(SKV_E_BUDGET,
+             "%" PRId64 " tokens would take the %s tier to %" PRId64 " bytes; the %s's limit is %" PRIu64,
              sequence.tokens.size() + n, kTierNames[tier], needed, owner == &account ? "session" : "runtime", limit);
       }
     }

@@ -15,7 +15,8 @@ struct SessionAccount : MemoryAccount {
 };
 
 struct Session::Impl {
-  Impl(Runtime& runtime, const model::Model& model, const SessionConfig& config, const std::atomic<bool>& interrupted);
+  Impl(Runtime& runtime, const model::Model& model, const SessionConfig& config,
+       const std::atomic<bool>& interrupted);
   ~Impl();
 
   // Decode rows, then prefill within the allowance. Throws for the whole call; result is written then too.

@@ -1,6 +1,6 @@
-// The calls that compute. Each hands its work to a dispatcher itself, so a host thread may make them: interrupted_ is then
-// cleared when the call begins, and an interrupt that comes while it waits for a dispatcher is kept. One that comes
-// before the call begins is lost: there was no call to stop.
+// The calls that compute. Each hands its work to a dispatcher itself, so a host thread may make them: interrupted_ is
+// then cleared when the call begins, and an interrupt that comes while it waits for a dispatcher is kept. One that
+// comes before the call begins is lost: there was no call to stop.
 #include <algorithm>
 
 #include "lib/engine/session_impl.h"
@@ -41,7 +41,9 @@ class Allowance {
 }  // namespace
 
 void Session::Impl::check_interrupt() const {
-  if (core.interrupted.load(std::memory_order_relaxed)) fail(SKV_E_INTERRUPTED, "interrupted; queued prompts are kept");
+  if (core.interrupted.load(std::memory_order_relaxed)) {
+    fail(SKV_E_INTERRUPTED, "interrupted; queued prompts are kept");
+  }
 }
 
 void Session::Impl::write_result(int32_t rows_ok, const PrefillQueue::Counts& counts, skv_step_result* result) const {

@@ -1,5 +1,6 @@
-// Sizes of workspaces follow the OpenMP team of the thread that asks. On a dispatcher that is right by itself; a thread
-// that only asks (admission, budget queries) takes a dispatcher's team size while this object lives. Opens no region.
+// Sizes of workspaces follow the OpenMP team of the thread that asks. On a dispatcher that is right by itself; a
+// thread that only asks (admission, budget queries) takes a dispatcher's team size while this object lives. Opens no
+// region.
 #pragma once
 
 #include <omp.h>

@@ -34,7 +34,7 @@ class Prediction {
     const int64_t n_chunks = sealed / policy.chunk;
     const int64_t heads = layout_.geometry.kv_heads;
     const int64_t outliers = policy.outlier_count(static_cast<int32_t>(n_chunks)) + (policy.keeps_first_chunk ? 1 : 0);
-    pages_.exact += layers * std::max(layout_.window_pages(), ceil_div(n, kExactPageTokens) - sealed / kExactPageTokens);
+    pages_.exact += layers * (ceil_div(n, kExactPageTokens) - sealed / kExactPageTokens);
     pages_.sealed += layers * ceil_div(n_chunks, layout_.chunks_per_page());
     pages_.outlier += layers * heads * ceil_div(outliers, kOutliersPerPage);
     const int32_t slots = policy.slot_capacity(n);
@@ -93,11 +93,9 @@ MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, i
   const Layout layout = {geometry, policy};
   MemoryTable table = {};
   table.bytes[SKV_TIER_HOST][SKV_PURPOSE_WORKSPACE] = charged_bytes(prefill_scratch_bytes(layout, n, 0));
-  if (policy.compressed_after_prompt(n) > 0) {
-    const int64_t extra = ceil_div(n, kExactPageTokens) - layout.window_pages();
-    table.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV] =
-        PagePool::charged(layout.exact_page_bytes(), std::max<int64_t>(extra, 0));
-  }
+  // One layer's exact pages; those of its window are held anyway.
+  table.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV] =
+      PagePool::charged(layout.exact_page_bytes(), policy.compressed_after_prompt(n) / kExactPageTokens);
   return table;
 }
 

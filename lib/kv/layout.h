@@ -46,12 +46,6 @@ struct Layout {
     return int64_t{geometry.kv_heads} * capacity * 8;
   }
   int64_t excluded_words(int64_t n_chunks) const { return round_up(n_chunks, kExcludedStep) / 64; }  // per head
-
-  // Tokens the exact pages of a compressed sequence can always hold: a full window, one decode row, one chunk of slack.
-  int64_t window_capacity() const {
-    return policy.window + policy.flush + kMaxRowTokens + policy.chunk;
-  }
-  int64_t window_pages() const { return ceil_div(window_capacity(), kExactPageTokens) + 1; }
 };
 
 }  // namespace skv::kv

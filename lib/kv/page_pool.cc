@@ -7,9 +7,11 @@
 namespace skv::kv {
 namespace {
 
-// Small pages share a region just large enough to be mapped; larger ones have one each.
+// Small pages share a region, so that an allocation is never tiny; larger ones have one each.
+constexpr int64_t kRegionBytes = 64 * 1024;
+
 int64_t pages_per_region(int64_t page_bytes) {
-  return std::max<int64_t>(1, (static_cast<int64_t>(kMapThreshold) + page_bytes - 1) / page_bytes);
+  return std::max<int64_t>(1, (kRegionBytes + page_bytes - 1) / page_bytes);
 }
 
 }  // namespace
@@ -122,16 +124,6 @@ void PageList::drop(int64_t first, int64_t last) noexcept {
     if (pages_[at]) pool_->put(pages_[at]);
     pages_[at] = nullptr;
     pointers_[at] = nullptr;
-  }
-}
-
-void PageList::rotate(int64_t first, int64_t last, int64_t n_wanted) noexcept {
-  for (int64_t i = first; i < last && n_wanted > 0; ++i) {
-    const auto at = static_cast<std::size_t>(i);
-    if (!pages_[at]) continue;
-    pages_.push_back(std::exchange(pages_[at], nullptr));
-    pointers_.push_back(std::exchange(pointers_[at], nullptr));
-    --n_wanted;
   }
 }
 

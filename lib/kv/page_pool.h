@@ -65,12 +65,8 @@ class PageList {
   // Strong guarantee: on a throw the list is as before.
   void grow(int64_t n_pages);
   void shrink(int64_t n_pages) noexcept;
-  // Room for n entries, so that rotate() up to there cannot fail.
-  void reserve_room(int64_t n);
   // Gives back pages [first, last): their entries become null. For windows that move on.
   void drop(int64_t first, int64_t last) noexcept;
-  // Moves up to n_wanted present pages of [first, last) to the end of the list; their old entries become null.
-  void rotate(int64_t first, int64_t last, int64_t n_wanted) noexcept;
 
   // Moves pages to denser regions where that is possible; contents are kept, addresses change.
   void compact() noexcept;
@@ -79,6 +75,8 @@ class PageList {
   void slide(int64_t first, int64_t n) noexcept;
 
  private:
+  void reserve_room(int64_t n);
+
   PagePool* pool_ = nullptr;
   std::vector<Page*> pages_;
   std::vector<void*> pointers_;

@@ -17,8 +17,8 @@ void run_seal(Context& context, Sequence& sequence, Layer& layer, int64_t to) no
 // Slot capacity for `length`, for every compressed layer; a larger region starts cold. On a throw nothing changed.
 void ensure_slots(Context& context, Sequence& sequence, int64_t length);
 
-// Exact pages after a seal: [sealed / 64, + window_pages). Pages of [first_droppable, sealed / 64) are reused or freed.
-void settle_window(const Context& context, Layer& layer, int64_t first_droppable_page);
+// Gives back the exact pages [first, sealed / 64) after a seal.
+void drop_sealed_pages(Layer& layer, int64_t first) noexcept;
 // Gives back what is beyond the layer's sealed chunks and the sequence's length.
 void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept;
 // Forgets chunks from `sealed` tokens on (outliers, segments, slots, excluded bits); exact pages are untouched.

@@ -85,7 +85,6 @@ void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
     layer.segments.reserve(static_cast<std::size_t>(segment_entries(policy)));
     layer.segments.push_back({static_cast<int32_t>(layer.sealed / policy.chunk), make_basis(context)});
   }
-  layer.exact.reserve_room(to / kExactPageTokens + context.layout.window_pages() + 1);
   const int32_t capacity = policy.slot_capacity(length);
   if (layer.slots.capacity < capacity) layer.slots = make_slots(context, capacity);
 }
@@ -115,13 +114,8 @@ void ensure_slots(Context& context, Sequence& sequence, int64_t length) {
   }
 }
 
-void settle_window(const Context& context, Layer& layer, int64_t first_droppable_page) {
-  const int64_t first = layer.sealed / kExactPageTokens;
-  const int64_t wanted = first + context.layout.window_pages();
-  const int64_t missing = std::max<int64_t>(0, wanted - layer.exact.size());
-  layer.exact.rotate(first_droppable_page, first, missing);
-  layer.exact.drop(first_droppable_page, first);
-  layer.exact.grow(wanted);
+void drop_sealed_pages(Layer& layer, int64_t first) noexcept {
+  layer.exact.drop(first, layer.sealed / kExactPageTokens);
   layer.exact.compact();
 }
 
@@ -131,9 +125,7 @@ void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept {
   for (PageList* list : {&layer.landmarks, &layer.table, &layer.values, &layer.lowrank, &layer.keys}) {
     list->shrink(std::min(list->size(), pages));
   }
-  int64_t exact = ceil_div(length, kExactPageTokens);
-  if (layer.sealed > 0) exact = std::max(exact, layer.sealed / kExactPageTokens + context.layout.window_pages());
-  layer.exact.shrink(std::min(layer.exact.size(), exact));
+  layer.exact.shrink(std::min(layer.exact.size(), ceil_div(length, kExactPageTokens)));
   for (HeadOutliers& head : layer.outliers) {
     head.pages.shrink(ceil_div(static_cast<int64_t>(head.chunks.size()), kOutliersPerPage));
   }

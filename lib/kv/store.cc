@@ -29,12 +29,6 @@ int64_t target_after_decode(const Policy& policy, int64_t sealed, int64_t total)
   return due ? sealed + policy.flush : sealed;
 }
 
-// Pages that a sequence as it stands must not lose.
-int64_t pages_in_use(const Layout& layout, int64_t length, int64_t sealed) {
-  const int64_t pages = ceil_div(length, kExactPageTokens);
-  return sealed == 0 ? pages : std::max(pages, sealed / kExactPageTokens + layout.window_pages());
-}
-
 }  // namespace
 
 struct Store::Impl {
@@ -106,17 +100,18 @@ void Store::prefill_finish_layer(Sequence* sequence, int32_t layer_index) {
   const PendingPrefill& pending = sequence->pending;
   if (pending.sealed_target == layer.sealed) return;
   // Pages that the sequence had before stay until commit, so that abort can go back to them.
-  const int64_t kept = pages_in_use(context.layout, sequence->length, pending.sealed_before);
+  const int64_t kept = ceil_div(sequence->length, kExactPageTokens);
   prepare_layer(context, layer, pending.sealed_target, sequence->length + pending.n);
   run_seal(context, *sequence, layer, pending.sealed_target);
-  settle_window(context, layer, kept);
+  drop_sealed_pages(layer, kept);
 }
 
 void Store::prefill_commit(Sequence* sequence) noexcept {
   const PendingPrefill& pending = sequence->pending;
   for (Layer& layer : sequence->layers) {
-    layer.exact.drop(pending.sealed_before / kExactPageTokens, pending.sealed_target / kExactPageTokens);
-    if (pending.sealed_target > pending.sealed_before) layer.exact.compact();
+    if (pending.sealed_target > pending.sealed_before) {
+      drop_sealed_pages(layer, pending.sealed_before / kExactPageTokens);
+    }
   }
   sequence->length += pending.n;
   sequence->pending = PendingPrefill{};
@@ -143,11 +138,6 @@ void Store::decode_reserve(Sequence* sequence, int32_t n) {
   try {
     for (Layer& layer : sequence->layers) {
       layer.exact.grow(std::max(layer.exact.size(), ceil_div(total, kExactPageTokens)));
-      if (target == sealed) continue;
-      // After the seal the window slides on; what the pages it leaves do not cover is taken now.
-      const int64_t missing = target / kExactPageTokens + context.layout.window_pages() - layer.exact.size();
-      const int64_t freed = target / kExactPageTokens - sealed / kExactPageTokens;
-      if (missing > freed) layer.exact.grow(layer.exact.size() + missing - freed);
     }
     if (target > sealed) prepare_seal(context, *sequence, target, total);
   } catch (...) {
@@ -182,7 +172,7 @@ void Store::decode_commit(Sequence* sequence, int32_t n) noexcept {
   if (target == before) return;
   for (Layer& layer : sequence->layers) {
     run_seal(context, *sequence, layer, target);
-    settle_window(context, layer, before / kExactPageTokens);
+    drop_sealed_pages(layer, before / kExactPageTokens);
   }
   ++sequence->counters.flushes;
 }

@@ -86,19 +86,36 @@ void write_exact(const Context& context, Layer& layer, const ChunkDecoder& chunk
   }
 }
 
+// A page for the rebuilt chunk, where no exact token holds one.
+void ensure_page(Sequence& sequence) {
+  for (Layer& layer : sequence.layers) {
+    const int64_t first = layer.sealed / kExactPageTokens;
+    layer.exact.grow(std::max(layer.exact.size(), first + 1));
+  }
+}
+
+void truncate_compressed(Context& context, Sequence& sequence, int64_t length) {
+  const int64_t sealed = length / context.policy().chunk * context.policy().chunk;
+  const bool tail = length > sealed;
+  ChunkDecoder chunk(context);
+  if (tail) ensure_page(sequence);
+  for (Layer& layer : sequence.layers) {
+    if (tail) chunk.decode(layer, static_cast<int32_t>(sealed / context.policy().chunk));
+    layer.exact.slide(sealed / kExactPageTokens, tail ? 1 : 0);
+    if (tail) write_exact(context, layer, chunk, sealed);
+    unseal(context, layer, sealed);
+  }
+  sequence.counters.lossy_tokens += context.policy().low_rank ? length - sealed : 0;
+}
+
 }  // namespace
 
 void truncate_sequence(Context& context, Sequence& sequence, int64_t length) {
-  if (length < sequence.sealed()) {
-    const int64_t sealed = length / context.policy().chunk * context.policy().chunk;
-    ChunkDecoder chunk(context);
-    for (Layer& layer : sequence.layers) {
-      if (length > sealed) chunk.decode(layer, static_cast<int32_t>(sealed / context.policy().chunk));
-      layer.exact.slide(sealed / kExactPageTokens, context.layout.window_pages());
-      if (length > sealed) write_exact(context, layer, chunk, sealed);
-      unseal(context, layer, sealed);
-    }
-    sequence.counters.lossy_tokens += context.policy().low_rank ? length - sealed : 0;
+  try {
+    if (length < sequence.sealed()) truncate_compressed(context, sequence, length);
+  } catch (...) {
+    for (Layer& layer : sequence.layers) trim_layer(context, layer, sequence.length);
+    throw;
   }
   sequence.length = length;
   for (Layer& layer : sequence.layers) trim_layer(context, layer, length);

@@ -1,6 +1,8 @@
-// Decode attention per layer, 32/8/128, batch 1, cycling through layers of distinct data: policies full and shadowkv (exact
-// keys, 16-bit landmarks). Each policy is checked against the reference ops first. One JSON line a policy, and their ratio.
-//   attention_bench [--tokens N] [--layers N] [--samples N] [--correlation C] [--policy full|shadowkv|both]
+// Decode attention per layer, 32/8/128, batch 1, cycling through layers of distinct data: policies full and shadowkv
+// (exact keys, 16-bit landmarks). Each policy is checked against the reference ops first. One JSON line a policy, and
+// their ratio.
+//   attention_bench [--bench-small] [--tokens N] [--layers N] [--samples N] [--correlation C] [--policy
+//   full|shadowkv|both]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -29,7 +31,7 @@ struct Options {
   int64_t tokens = 131072;
   int32_t layers = 16;
   int samples = 15;
-  double correlation = 0.95;
+  double correlation = 0.925;  // about 60 % of a step's chunks were selected by the step before
   std::string policy = "both";
 };
 
@@ -55,7 +57,8 @@ kv::Policy policy(skv_policy kind, const kv::Geometry& g) {
 class Workload {
  public:
   Workload(skv_policy kind, int32_t layers, int64_t tokens, const kernels::Ops& ops, SyntheticKv* data)
-      : data_(data), geometry_(geometry(layers)),
+      : data_(data),
+        geometry_(geometry(layers)),
         store_(std::make_unique<kv::Store>(geometry_, policy(kind, geometry_), kernels::RopeView{}, ops, account_)) {
     sequence_ = store_->open();
     std::vector<float> k(static_cast<std::size_t>(kBlock * geometry_.key_width())), v(k.size());
@@ -176,40 +179,49 @@ double measure(skv_policy kind, const Options& options) {
   // What a cycle through the layers touches: all of full's pages, else what is read of each layer.
   const double touched = per_layer(last.bytes_read - first.bytes_read) * options.layers;
   const char* commit = std::getenv("SKV_COMMIT");
-  std::printf("{\"bench\": \"attention\", \"op\": \"decode_attention\", \"variant\": \"%s\", \"shape\": \"32/8/128 bf16\", "
-              "\"tokens\": %lld, \"layers\": %d, \"working_set_bytes\": %.0f, \"warm\": %s, \"kv_bytes\": %lld, "
-              "\"seconds\": %.6g, \"seconds_min\": %.6g, \"seconds_spread\": %.3g, \"samples\": %d, \"bytes\": %.0f, "
-              "\"bandwidth_share\": %.3f, \"machine_read_gb_per_s\": %.1f, \"attended_tokens\": %.0f, \"hit_rate\": %.3f, "
-              "\"select_us\": %.0f, \"fetch_us\": %.0f, \"attend_us\": %.0f, \"error_vs_reference\": %.2g, "
-              "\"device\": \"%s x%d\", \"commit\": \"%s\"}\n",
-              name, static_cast<long long>(options.tokens), options.layers, touched,
-              touched < 4 * static_cast<double>(test::last_level_cache_bytes()) ? "true" : "false",
-              static_cast<long long>(kv_bytes), mid, *low, (*high - *low) / mid, options.samples,
-              per_layer(last.bytes_read - first.bytes_read), median(shares), median(probes) * 1e-9,
-              ratio(last.attended_tokens - first.attended_tokens, last.attention_calls - first.attention_calls),
-              ratio(last.slot_hits - first.slot_hits, last.selected_chunks - first.selected_chunks),
-              us(load.times().select_ns, begun.select_ns), us(load.times().fetch_ns, begun.fetch_ns),
-              us(load.times().decode_attention_ns, begun.decode_attention_ns), error, device_name().c_str(),
-              omp_get_max_threads(), commit ? commit : "unknown");
+  std::printf(
+      "{\"bench\": \"attention\", \"op\": \"decode_attention\", \"variant\": \"%s\", \"shape\": \"32/8/128 bf16\", "
+      "\"tokens\": %lld, \"layers\": %d, \"working_set_bytes\": %.0f, \"warm\": %s, \"kv_bytes\": %lld, "
+      "\"seconds\": %.6g, \"seconds_min\": %.6g, \"seconds_spread\": %.3g, \"samples\": %d, \"bytes\": %.0f, "
+      "\"bandwidth_share\": %.3f, \"machine_read_gb_per_s\": %.1f, \"attended_tokens\": %.0f, \"hit_rate\": %.3f, "
+      "\"select_us\": %.0f, \"fetch_us\": %.0f, \"attend_us\": %.0f, \"error_vs_reference\": %.2g, "
+      "\"device\": \"%s x%d\", \"commit\": \"%s\"}\n",
+      name, static_cast<long long>(options.tokens), options.layers, touched,
+      touched < 4 * static_cast<double>(test::last_level_cache_bytes()) ? "true" : "false",
+      static_cast<long long>(kv_bytes), mid, *low, (*high - *low) / mid, options.samples,
+      per_layer(last.bytes_read - first.bytes_read), median(shares), median(probes) * 1e-9,
+      ratio(last.attended_tokens - first.attended_tokens, last.attention_calls - first.attention_calls),
+      ratio(last.slot_hits - first.slot_hits, last.selected_chunks - first.selected_chunks),
+      us(load.times().select_ns, begun.select_ns), us(load.times().fetch_ns, begun.fetch_ns),
+      us(load.times().decode_attention_ns, begun.decode_attention_ns), error, device_name().c_str(),
+      omp_get_max_threads(), commit ? commit : "unknown");
   std::fflush(stdout);
   return mid;
 }
 
 std::optional<Options> parse(int argc, char** argv) {
   Options o;
-  for (int i = 1; i < argc; i += 2) {
+  test::parse_bench_flags(argc, argv);
+  for (int i = test::bench_small() ? 2 : 1; i < argc; i += 2) {  // --bench-small comes first
     const std::string flag = argv[i];
     const char* value = i + 1 < argc ? argv[i + 1] : nullptr;
     if (!value) return std::nullopt;
-    if (flag == "--tokens") o.tokens = std::atoll(value);
-    else if (flag == "--layers") o.layers = std::atoi(value);
-    else if (flag == "--samples") o.samples = std::atoi(value);
-    else if (flag == "--correlation") o.correlation = std::atof(value);
-    else if (flag == "--policy") o.policy = value;
-    else return std::nullopt;
+    if (flag == "--tokens")
+      o.tokens = std::atoll(value);
+    else if (flag == "--layers")
+      o.layers = std::atoi(value);
+    else if (flag == "--samples")
+      o.samples = std::atoi(value);
+    else if (flag == "--correlation")
+      o.correlation = std::atof(value);
+    else if (flag == "--policy")
+      o.policy = value;
+    else
+      return std::nullopt;
   }
   const bool known = o.policy == "full" || o.policy == "shadowkv" || o.policy == "both";
-  if (o.tokens < 8192 || o.layers < 1 || o.samples < 7 || o.correlation < 0 || o.correlation > 1 || !known) return std::nullopt;
+  if (o.tokens < 8192 || o.layers < 1 || o.samples < 7 || o.correlation < 0 || o.correlation > 1 || !known)
+    return std::nullopt;
   return o;
 }
 
@@ -218,8 +230,10 @@ int run(const Options& options) {
   if (options.policy != "shadowkv") full = measure(SKV_POLICY_FULL, options);
   if (options.policy != "full") sparse = measure(SKV_POLICY_SHADOWKV, options);
   if (full > 0 && sparse > 0) {
-    std::printf("{\"bench\": \"attention\", \"op\": \"speedup\", \"tokens\": %lld, \"layers\": %d, \"full_over_shadowkv\": %.2f}\n",
-                static_cast<long long>(options.tokens), options.layers, full / sparse);
+    std::printf(
+        "{\"bench\": \"attention\", \"op\": \"speedup\", \"tokens\": %lld, \"layers\": %d, \"full_over_shadowkv\": "
+        "%.2f}\n",
+        static_cast<long long>(options.tokens), options.layers, full / sparse);
   }
   return 0;
 }
@@ -230,8 +244,10 @@ int run(const Options& options) {
 int main(int argc, char** argv) {
   const auto options = skv::bench::parse(argc, argv);
   if (!options) {
-    std::fprintf(stderr, "usage: %s [--tokens N (8192 or more)] [--layers N] [--samples N (7 or more)] [--correlation C] "
-                 "[--policy full|shadowkv|both]\n", argv[0]);
+    std::fprintf(stderr,
+                 "usage: %s [--tokens N (8192 or more)] [--layers N] [--samples N (7 or more)] [--correlation C] "
+                 "[--policy full|shadowkv|both]\n",
+                 argv[0]);
     return 2;
   }
   try {

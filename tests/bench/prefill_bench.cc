@@ -66,16 +66,18 @@ Prefill prefill(skv_model* model, const skv_session_params& params, int64_t n, i
 void print(const std::string& variant, int64_t n, const Prefill& p, const skv_budget& budget) {
   const char* commit = std::getenv("SKV_COMMIT");
   const auto s = [](int64_t ns) { return static_cast<double>(ns) * 1e-9; };
-  std::printf("{\"bench\": \"prefill\", \"op\": \"prefill\", \"variant\": \"%s\", \"tokens\": %" PRId64 ", \"seconds\": %.4g, "
+  std::printf("{\"bench\": \"prefill\", \"op\": \"prefill\", \"variant\": \"%s\", \"tokens\": %" PRId64
+              ", \"seconds\": %.4g, "
               "\"tokens_per_s\": %.0f, \"forward_s\": %.4g, \"attention_s\": %.4g, \"compress_s\": %.4g, "
               "\"peak_bytes\": %" PRId64 ", \"predicted_peak_bytes\": %" PRId64 ", \"peak_fast\": %" PRId64
               ", \"predicted_fast\": %" PRId64 ", \"peak_slow\": %" PRId64 ", \"predicted_slow\": %" PRId64
               ", \"peak_host\": %" PRId64 ", \"predicted_host\": %" PRId64 ", \"process_growth_bytes\": %" PRId64
               ", \"commit\": \"%s\"}\n",
               variant.c_str(), n, p.seconds, static_cast<double>(n) / p.seconds, s(p.usage.prefill_forward_ns),
-              s(p.usage.prefill_attention_ns), s(p.usage.compress_ns), sum(p.usage.peak_bytes), sum(budget.peak_bytes),
-              p.usage.peak_bytes[0], budget.peak_bytes[0], p.usage.peak_bytes[1], budget.peak_bytes[1],
-              p.usage.peak_bytes[2], budget.peak_bytes[2], p.rss_peak - p.rss_before, commit ? commit : "unknown");
+              s(p.usage.prefill_attention_ns), s(p.usage.compress_ns), sum(p.usage.peak_bytes),
+              sum(budget.peak_bytes), p.usage.peak_bytes[0], budget.peak_bytes[0], p.usage.peak_bytes[1],
+              budget.peak_bytes[1], p.usage.peak_bytes[2], budget.peak_bytes[2], p.rss_peak - p.rss_before,
+              commit ? commit : "unknown");
 }
 
 }  // namespace

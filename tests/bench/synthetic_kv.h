@@ -1,7 +1,8 @@
 // Keys, values and queries for benchmarks of attention: cheap to make at any length, the same from the same seed.
 //
-// A chunk's keys scatter around a centre of their own, as real keys do. A head's queries walk: q' = c q + sqrt(1 - c^2) fresh,
-// so that the best chunks of one step are partly those of the step before; c is the correlation of neighbours.
+// A chunk's keys scatter around a centre of their own, as real keys do. A head's queries walk: q' = c q + sqrt(1 -
+// c^2) fresh, so that the best chunks of one step are partly those of the step before; c is the correlation of
+// neighbours.
 #pragma once
 
 #include <cmath>
@@ -23,7 +24,9 @@ class SyntheticKv {
 
   // Tokens [start, start + n) of a layer, rows of kv_heads * head_dim.
   void keys(int32_t layer, int64_t start, int64_t n, float* out) const { fill(2 * layer, start, n, 0.8f, 0.6f, out); }
-  void values(int32_t layer, int64_t start, int64_t n, float* out) const { fill(2 * layer + 1, start, n, 0.0f, 1.0f, out); }
+  void values(int32_t layer, int64_t start, int64_t n, float* out) const {
+    fill(2 * layer + 1, start, n, 0.0f, 1.0f, out);
+  }
 
   // The next step's queries of all layers, [layers] of q_heads * head_dim. The heads of a group look the same way.
   const std::vector<std::vector<float>>& next_queries() {

@@ -1,4 +1,5 @@
-// A sequence's numbers do not depend on the company it keeps: other rows, other prompts, how its tokens are handed over.
+// A sequence's numbers do not depend on the company it keeps: other rows, other prompts, how its tokens are handed
+// over.
 #include <algorithm>
 
 #include "tests/e2e/harness.h"
@@ -113,7 +114,9 @@ TEST_P(EveryPolicy, rows_of_several_tokens_equal_one_by_one) {
   decode(*session, rows);
   ASSERT_EQ(rows[0].status, SKV_OK) << rows[0].message;
   Logits want;
-  for (const Logits& logits : decode_each(*session, apart, s.forced)) want.insert(want.end(), logits.begin(), logits.end());
+  for (const Logits& logits : decode_each(*session, apart, s.forced)) {
+    want.insert(want.end(), logits.begin(), logits.end());
+  }
   expect_near(rows[0].logits, want, GetParam().kv.dtype == SKV_DTYPE_F32 ? 1e-5 : 2e-2, "12 tokens");
   expect_same(kept_logits(*session, together), Logits(rows[0].logits.end() - host().vocab(), rows[0].logits.end()),
               "kept logits");
@@ -137,7 +140,8 @@ TEST(FullPolicy, a_prompt_cut_anyhow_gives_the_same) {
   const auto want_session = host().session(full_kv(SKV_DTYPE_F32));
   const skv_seq want_seq = start(*want_session, prompt);
   const Logits want = kept_logits(*want_session, want_seq), want_next = decode_one(*want_session, want_seq, 3);
-  const std::vector<std::vector<int64_t>> cuts = {{1}, {229}, {64}, {65, 130}, {3, 4, 100, 228}, {10, 20, 30, 40, 50}};
+  const std::vector<std::vector<int64_t>> cuts = {{1}, {229}, {64}, {65, 130}, {3, 4, 100, 228},
+                                                  {10, 20, 30, 40, 50}};
   for (const int32_t block : {64, 100, 512}) {
     const auto session = host().session(full_kv(SKV_DTYPE_F32), [&](auto& p) { p.prefill_block_tokens = block; });
     for (const auto& cut : cuts) {

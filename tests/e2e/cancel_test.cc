@@ -1,5 +1,6 @@
 // Cancel, close and interrupt at any moment: finished work stays, unfinished work never was.
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -38,7 +39,7 @@ TEST_P(Cancel, after_any_unit_the_sequence_is_as_before) {
     prefill(*fresh, want_seq, prompt);
     const std::vector<Logits> want = decode_each(*fresh, want_seq, next);
     for (int units = 0; units < kUnits; ++units) {
-      const std::string what = std::to_string(before) + " tokens, cancelled after " + std::to_string(units) + " units";
+      const std::string what = std::to_string(before) + " tokens, after " + std::to_string(units) + " units";
       const auto session = host().session(GetParam().kv);
       const skv_seq seq = session->open(SKV_AUTO);
       prefill(*session, seq, prompt);
@@ -52,7 +53,9 @@ TEST_P(Cancel, after_any_unit_the_sequence_is_as_before) {
       expect_same_memory(usage_of(*session).used, memory, what);
       if (before > 0) expect_same(kept_logits(*session, seq), kept, what);
       const std::vector<Logits> got = decode_each(*session, seq, next);
-      for (std::size_t i = 0; i < want.size(); ++i) expect_same(got[i], want[i], what + ", token " + std::to_string(i));
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        expect_same(got[i], want[i], what + ", token " + std::to_string(i));
+      }
       if (HasFatalFailure()) return;
     }
   }
@@ -94,12 +97,16 @@ class Interrupter {
       : thread_([this, &session] {
           while (!stop_.load()) session.interrupt();
         }) {}
+  double waited_seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
   ~Interrupter() {
     stop_.store(true);
     thread_.join();
   }
 
  private:
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::atomic<bool> stop_{false};
   std::thread thread_;
 };
@@ -113,7 +120,7 @@ TEST_P(Cancel, prefill_goes_on_after_an_interrupt_from_another_thread) {
   bool interrupted = false;
   {
     Interrupter interrupter(*session);
-    for (int tries = 0; tries < 1000 && !interrupted; ++tries) {
+    while (!interrupted && interrupter.waited_seconds() < 60) {
       if (seq != 0) session->close(seq);  // it was done before the other thread came
       seq = session->open(SKV_AUTO);
       session->append(seq, prompt);
@@ -168,8 +175,8 @@ TEST_P(Cancel, an_interrupted_decode_step_changes_nothing) {
       Logits logits(static_cast<std::size_t>(host().vocab()));
       skv_row row{};
       row.seq = seq, row.tokens = &next[i], row.n_tokens = 1, row.sample = 1;
-      for (int tries = 0; tries < 1000 && !interrupted; ++tries) {
-        if (session->length(seq) > static_cast<int64_t>(200 + i)) session->truncate(seq, static_cast<int64_t>(200 + i));
+      while (!interrupted && interrupter.waited_seconds() < 60) {
+        session->truncate(seq, static_cast<int64_t>(200 + i));  // where a step was done before the other thread came
         memory = usage_of(*session).used;
         interrupted = status_of([&] { session->step({&row, 1}, {}, nullptr); }) == SKV_E_INTERRUPTED;
       }

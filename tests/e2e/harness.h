@@ -1,5 +1,6 @@
-// What end-to-end tests share: tiny random Llama checkpoints made on the fly, a host with runtime and model, and short
-// ways to say "prefill this" and "decode these rows". Everything goes through the engine as lib/api would use it.
+// What end-to-end tests share: tiny random Llama checkpoints made on the fly, a host with runtime and model, and
+// short ways to say "prefill this" and "decode these rows". Everything goes through the engine as lib/api would use
+// it.
 #pragma once
 
 #include <cstdint>

@@ -24,23 +24,27 @@ constexpr TinyShape kWide{.q_heads = 8, .kv_heads = 8, .head_dim = 128};
 
 class Limits : public testing::TestWithParam<PolicyCase> {
  protected:
-  const Host host_{kWide};
-  // Nothing more of a tier from now on, over all sessions of this runtime.
-  void freeze(skv_tier tier) { host_.account().set_limit(tier, static_cast<uint64_t>(host_.account().used(tier))); }
-  void thaw(skv_tier tier) { host_.account().set_limit(tier, SKV_UNLIMITED); }
+  const Host host_{TinyShape{}};
 };
+
+// Nothing more of a tier from now on, over all sessions of this runtime.
+void freeze(const Host& host, skv_tier tier) {
+  host.account().set_limit(tier, static_cast<uint64_t>(host.account().used(tier)));
+}
+void thaw(const Host& host, skv_tier tier) { host.account().set_limit(tier, SKV_UNLIMITED); }
 
 // Exact pages hold 64 tokens: the sequence of 64 needs a new one, those of 10 do not.
 TEST_P(Limits, a_row_without_memory_fails_alone) {
-  const auto session = host_.session(GetParam().kv);
-  const skv_seq full = start(*session, host_.random_tokens(64, 1));
-  const skv_seq roomy = start(*session, host_.random_tokens(10, 2)), twin = start(*session, host_.random_tokens(10, 2));
+  const Host host{kWide};
+  const auto session = host.session(GetParam().kv);
+  const skv_seq full = start(*session, host.random_tokens(64, 1));
+  const skv_seq roomy = start(*session, host.random_tokens(10, 2)), twin = start(*session, host.random_tokens(10, 2));
   const Logits want = decode_one(*session, twin, 5), kept = kept_logits(*session, full);
   const skv_memory_table before = usage_of(*session).used;
-  freeze(SKV_TIER_FAST);
+  freeze(host, SKV_TIER_FAST);
   std::vector<Row> rows{{full, {5}}, {roomy, {5}}};
   decode(*session, rows);
-  thaw(SKV_TIER_FAST);
+  thaw(host, SKV_TIER_FAST);
   EXPECT_EQ(rows[0].status, SKV_E_BUDGET);
   EXPECT_NE(rows[0].message.find("limit"), std::string::npos) << rows[0].message;
   ASSERT_EQ(rows[1].status, SKV_OK) << rows[1].message;
@@ -55,22 +59,24 @@ TEST_P(Limits, a_row_without_memory_fails_alone) {
   EXPECT_EQ(rows[0].status, SKV_OK) << rows[0].message;
 }
 
-// Whatever memory decode must have on its way through flushes, being refused it once is as if nothing had been. (Segments
-// and chunks that a flush would like to keep exact are taken only while memory allows: none are wanted here.)
+// Whatever memory decode must have on its way through flushes, being refused it once is as if nothing had been.
+// (Segments and chunks that a flush would like to keep exact are taken only while memory allows: none are wanted
+// here.)
 TEST_P(Limits, refused_once_at_every_length_decode_goes_on_unchanged) {
+  const Host host{kWide};
   skv_kv_params kv = GetParam().kv;
   kv.residual_factor = 1e6;
-  const auto session = host_.session(kv);
-  const Tokens prompt = host_.random_tokens(80, 3), next = host_.random_tokens(150, 4);
+  const auto session = host.session(kv);
+  const Tokens prompt = host.random_tokens(80, 3), next = host.random_tokens(150, 4);
   const skv_seq alone = start(*session, prompt), refused = start(*session, prompt);
   const std::vector<Logits> want = decode_each(*session, alone, next);
   int refusals = 0;
   for (std::size_t i = 0; i < next.size(); ++i) {
     const skv_memory_table before = usage_of(*session).used;
-    for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) freeze(tier);
+    for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) freeze(host, tier);
     std::vector<Row> rows{{refused, {next[i]}}};
     decode(*session, rows);
-    for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) thaw(tier);
+    for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) thaw(host, tier);
     if (rows[0].status != SKV_OK) {
       ASSERT_EQ(rows[0].status, SKV_E_BUDGET) << rows[0].message;
       ASSERT_EQ(session->length(refused), static_cast<int64_t>(80 + i));
@@ -109,7 +115,8 @@ TEST_P(Limits, append_admits_what_fits_and_refuses_the_next_page) {
 }
 
 TEST_P(Limits, append_counts_what_others_hold_and_have_queued) {
-  const skv_budget two = query(host_, GetParam().kv, {600, 600}), three = query(host_, GetParam().kv, {600, 600, 600});
+  const skv_budget two = query(host_, GetParam().kv, {600, 600});
+  const skv_budget three = query(host_, GetParam().kv, {600, 600, 600});
   ASSERT_GT(three.peak_bytes[SKV_TIER_FAST], two.peak_bytes[SKV_TIER_FAST]);
   const auto session = host_.session(GetParam().kv, [&](auto& p) {
     p.limit_bytes[SKV_TIER_FAST] = static_cast<uint64_t>(three.peak_bytes[SKV_TIER_FAST] - 1);
@@ -135,10 +142,10 @@ TEST_P(Limits, a_prompt_that_runs_out_is_dropped_and_others_go_on) {
   session->append(large, host_.random_tokens(10, 4));
   session->append(small, host_.random_tokens(12, 5));  // stays within its page
   const int64_t fast = usage_of(*session).used.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV];
-  freeze(SKV_TIER_FAST);
+  freeze(host_, SKV_TIER_FAST);
   std::string message;
   EXPECT_EQ(status_of([&] { session->prefill({}); }, &message), SKV_E_BUDGET);
-  thaw(SKV_TIER_FAST);
+  thaw(host_, SKV_TIER_FAST);
   EXPECT_EQ(session->length(large), 40);
   EXPECT_EQ(session->queued(large), 0);
   EXPECT_EQ(session->length(small), 32);
@@ -171,10 +178,10 @@ TEST_P(Limits, running_out_after_any_unit_changes_nothing) {
       const int64_t used = tier_sum(usage_of(*session).used, SKV_TIER_FAST);
       session->append(seq, more);
       for (int i = 0; i < units; ++i) session->step({}, one_unit, nullptr);
-      freeze(tier);
+      freeze(host_, tier);
       skv_step_result result{};
       session->step({}, {}, &result);
-      thaw(tier);
+      thaw(host_, tier);
       EXPECT_EQ(result.n_prefills_failed + result.n_prefills_done, 1) << what;
       if (result.n_prefills_failed == 1) {
         ASSERT_EQ(session->length(seq), 120) << what;

@@ -27,14 +27,15 @@ TEST_P(Transformers, logits_of_prompt_positions_match) {
   const auto vocab = static_cast<std::ptrdiff_t>(host.vocab());
   for (std::size_t i = 0; i < want.positions.size(); ++i) {
     const auto from = got.begin() + want.positions[i] * vocab;
-    expect_near(Logits(from, from + vocab), prompt_logits(want, i), 1e-3, "position " + std::to_string(want.positions[i]));
+    const std::string what = "position " + std::to_string(want.positions[i]);
+    expect_near(Logits(from, from + vocab), prompt_logits(want, i), 1e-3, what);
   }
 }
 
 TEST_P(Transformers, prefill_and_64_greedy_steps_match) {
   const test::Fixture want = test::load_fixture(GetParam());
   const Host host(want.directory);
-  const auto session = host.session(full_kv(SKV_DTYPE_F32));  // blocks of 64: products in f32 whatever the weights are
+  const auto session = host.session(full_kv(SKV_DTYPE_F32));  // blocks of 64: products in f32 for any weights
   const skv_seq seq = start(*session, want.prompt);
   expect_near(kept_logits(*session, seq), prompt_logits(want, want.positions.size() - 1), 1e-3, "last of the prompt");
   for (std::size_t i = 0; i < want.greedy.size(); ++i) {
@@ -51,7 +52,8 @@ TEST_P(Transformers, prompt_in_one_block_matches) {
   const auto session = host.session(full_kv(SKV_DTYPE_F32), [](auto& p) { p.prefill_block_tokens = 512; });
   const skv_seq seq = start(*session, want.prompt);
   const bool f32 = host.model().weights()->layer(0).q.dtype == DType::f32;
-  expect_near(kept_logits(*session, seq), prompt_logits(want, want.positions.size() - 1), f32 ? 1e-3 : 5e-2, "prompt");
+  const Logits last = prompt_logits(want, want.positions.size() - 1);
+  expect_near(kept_logits(*session, seq), last, f32 ? 1e-3 : 5e-2, "prompt");
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, Transformers,

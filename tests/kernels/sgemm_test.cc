@@ -48,8 +48,7 @@ struct Operands {
 };
 
 template <class T>
-void check_random_shape(Random& rng) {
-  const int64_t m = rng.integer(1, 130), n = rng.integer(1, 300), k = rng.pick({0, 1, 7, 100, 256, 257, 600});
+void check_shape(Random& rng, int64_t m, int64_t n, int64_t k) {
   Operands<T> x(rng, m, n, k, rng.chance(0.5), rng.chance(0.5));
   x.args.accumulate = rng.chance(0.5);
   x.args.upper_only = rng.chance(0.3);
@@ -77,10 +76,21 @@ TEST(Matmul, matches_double_sums_for_any_shape_and_transpose) {
   Random rng;
   for_each_target([&] {
     for (int trial = 0; trial < 12; ++trial) {
-      check_random_shape<float>(rng);
-      check_random_shape<double>(rng);
+      const int64_t m = rng.integer(1, 130), n = rng.integer(1, 300), k = rng.pick({0, 1, 7, 100, 256, 257, 600});
+      check_shape<float>(rng, m, n, k);
+      check_shape<double>(rng, m, n, k);
       if (::testing::Test::HasFatalFailure()) return;
     }
+  });
+}
+
+// One row and column more than the register tiles of any target, and more terms than are packed at once.
+TEST(Matmul, padding_stays_inside_the_workspace) {
+  Random rng;
+  for_each_target([&] {
+    for (int64_t m : {1, 13})
+      for (int64_t n : {1, 17, 33}) check_shape<float>(rng, m, n, kernels::kMatmulDepth + 300);
+    check_shape<double>(rng, 13, 17, kernels::kMatmulDepth);
   });
 }
 
