@@ -59,7 +59,7 @@ TierBytes Predictor::prefill_peak(std::span<const int64_t> others, int64_t lengt
 }
 
 TierBytes Predictor::peak(std::span<const int64_t> lengths) const {
-  TierBytes top = tier_sums(held(lengths));
+  TierBytes top = sum(tier_sums(held(lengths)), tier_sums(kv::window_growth_bytes(geometry_, session_.policy, lengths)));
   // Of equal lengths the last one has most beside it.
   std::unordered_map<int64_t, std::size_t> last;
   for (std::size_t i = 0; i < lengths.size(); ++i) {

@@ -24,7 +24,7 @@ class Predictor {
   skv_memory_table held(std::span<const int64_t> lengths) const;
   // Highest bytes while a sequence goes from length to length + n in one append, the others having the lengths given.
   TierBytes prefill_peak(std::span<const int64_t> others, int64_t length, int64_t n) const;
-  // Highest of held(lengths) and of each prefill on the way there, one sequence after another, each from one append.
+  // Highest of held(lengths) with full windows and of each prefill on the way there, one sequence after another, each from one append.
   TierBytes peak(std::span<const int64_t> lengths) const;
 
  private:

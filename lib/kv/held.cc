@@ -99,4 +99,21 @@ MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, i
   return table;
 }
 
+MemoryTable window_growth_bytes(const Geometry& geometry, const Policy& policy, std::span<const int64_t> lengths) {
+  const Layout layout = {geometry, policy};
+  // The fullest window is one token short of a flush and takes one more row; it may begin anywhere in a page.
+  const int64_t fullest = ceil_div(policy.window + policy.flush - 1 + kMaxRowTokens + kExactPageTokens - policy.chunk,
+                                   kExactPageTokens);
+  int64_t pages = 0;
+  for (const int64_t n : lengths) {
+    const int64_t sealed = policy.compressed_after_prompt(n);
+    if (sealed == 0 || !policy.flushes) continue;
+    const int64_t held = ceil_div(n, kExactPageTokens) - sealed / kExactPageTokens;
+    pages += geometry.layers * std::max<int64_t>(fullest - held, 0);
+  }
+  MemoryTable table = {};
+  table.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV] = PagePool::charged(layout.exact_page_bytes(), pages);
+  return table;
+}
+
 }  // namespace skv::kv

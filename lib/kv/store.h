@@ -93,5 +93,7 @@ MemoryTable held_bytes(const Geometry& geometry, const Policy& policy, std::span
 // Bytes at the highest point of a one-append prefill of a new sequence to length n, beyond held_bytes of all sequences
 // with this one at length n among them: one layer's exact pages and the prefill's scratch.
 MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, int64_t n);
+// Bytes beyond held_bytes(lengths) once every sequence has decoded a full window: exact pages up to the next flush.
+MemoryTable window_growth_bytes(const Geometry& geometry, const Policy& policy, std::span<const int64_t> lengths);
 
 }  // namespace skv::kv

@@ -123,7 +123,7 @@ bool fits(const engine::SessionConfig& config, const skv_budget_plan_io& io, int
 TEST_P(Budget, plan_finds_the_longest_context_that_fits) {
   const auto config = host().config(GetParam().kv);
   for (const int32_t n_sequences : {1, 3}) {
-    for (const uint64_t fast : {1 * kMiB, 3 * kMiB, 5 * kMiB}) {
+    for (const uint64_t fast : {1 * kMiB, 2 * kMiB, 3 * kMiB}) {
       skv_budget_plan_io io = plan_io(n_sequences, 0, fast, 8 * kMiB, 16 * kMiB);
       engine::budget_plan(host().model(), config, &io);
       ASSERT_EQ(io.fits, io.n_tokens > 0);

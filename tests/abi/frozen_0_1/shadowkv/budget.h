@@ -19,7 +19,7 @@ typedef struct skv_budget {
   skv_memory_table held;                 /* out: bytes held once all sequences have their lengths and queues are empty */
   int64_t held_bytes[SKV_TIER_SLOTS];    /* out: sums of held by tier */
   int64_t peak_bytes[SKV_TIER_SLOTS];    /* out: highest sums while the sequences are prefilled one after another, each
-                                            from one append */
+                                            from one append, and while each then decodes up to its next flush */
   int64_t weight_bytes;                  /* out: mapped weight files, on no tier and not in the sums */
 } skv_budget;
 
