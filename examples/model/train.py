@@ -139,6 +139,7 @@ class Stage:
     gaps: float = .5               # share of documents with gaps in the positions
     stop: int = 0                  # ends the stage early (the schedule is not shortened)
     sharpen: float = 1.            # factor on the first layer's query weights at the start
+    sharpen_after: float = 1.      # the same at the end
     warmup: int = 40
     average: float = .98           # decay of the weight average
 
@@ -152,8 +153,8 @@ STAGES = [
     # every digit by name and attribute, not by the digits before it
     Stage("prefixes", "crowded", 3, [Group(300, 6, 1536, 1536, 115, 40, .2)], 8e-4, 2e-4, .05, .6, .25, stop=110),
     # local heads that stay local in long documents
-    Stage("long", "prefixes", 4, [Group(70, 1, 8192, 8192, 200, 80, .25)], 5e-4, 5e-5, .05, .5, .1, sharpen=1.25, warmup=10,
-          average=.95),
+    Stage("long", "prefixes", 4, [Group(70, 1, 8192, 8192, 200, 80, .25)], 5e-4, 5e-5, .05, .5, .1, stop=60,
+          sharpen=1.25, warmup=10, average=.95, sharpen_after=1.15),
 ]
 
 
@@ -304,6 +305,7 @@ def run(stage, folder):
                 right = {False: [], True: []}
                 print(f"{stage.name} {step} length {g.length} right (teacher-forced): {text}; digits {digits.mean().item():.3f} "
                       f"landmark {landmark.item():.3f} {time.time() - began:.0f} s", flush=True)
+    average.layers[0].attn.q.weight.data *= stage.sharpen_after
     path = f"{folder}/{stage.name}.safetensors"
     M.save(average, path + ".tmp")
     os.replace(path + ".tmp", path)
