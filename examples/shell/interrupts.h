@@ -5,10 +5,11 @@
 
 namespace shell {
 
-// Also makes a blocked read of the terminal return.
 void install_interrupt_handler();
 bool interrupted();
 void clear_interrupt();
+// Blocks until input or Ctrl-C; false after Ctrl-C, also if that came before the call.
+bool wait_for_input(int fd);
 
 // While it lives, Ctrl-C interrupts this session.
 class InterruptScope {

@@ -25,10 +25,11 @@ int read_character(EditLine* editor, wchar_t* out) {
   std::mbstate_t state{};
   for (int length = 0; length < 8; ++length) {
     char byte = 0;
+    if (!wait_for_input(fileno(input))) return -1;
     const ssize_t n = ::read(fileno(input), &byte, 1);
     if (n == 0) return 0;
     if (n < 0) {
-      if (errno == EINTR && !interrupted()) continue;
+      if (errno == EINTR) continue;
       return -1;
     }
     const std::size_t used = std::mbrtowc(out, &byte, 1, &state);
