@@ -117,9 +117,9 @@ TEST_P(Limits, append_admits_what_fits_and_refuses_the_next_page) {
 TEST_P(Limits, append_counts_what_others_hold_and_have_queued) {
   const skv_budget two = query(host_, GetParam().kv, {600, 600});
   const skv_budget three = query(host_, GetParam().kv, {600, 600, 600});
-  ASSERT_GT(three.peak_bytes[SKV_TIER_FAST], two.peak_bytes[SKV_TIER_FAST]);
+  ASSERT_GT(three.held_bytes[SKV_TIER_FAST], two.peak_bytes[SKV_TIER_FAST]);
   const auto session = host_.session(GetParam().kv, [&](auto& p) {
-    p.limit_bytes[SKV_TIER_FAST] = static_cast<uint64_t>(three.peak_bytes[SKV_TIER_FAST] - 1);
+    p.limit_bytes[SKV_TIER_FAST] = static_cast<uint64_t>(three.held_bytes[SKV_TIER_FAST] - 1);
   });
   const skv_seq a = start(*session, host_.random_tokens(600, 1));
   const skv_seq b = session->open(SKV_AUTO), c = session->open(SKV_AUTO);
