@@ -41,6 +41,20 @@ TEST(KvMemory, held_bytes_are_what_prompts_take) {
   }
 }
 
+TEST(KvMemory, held_bytes_are_exact_for_pages_that_come_in_large_regions_too) {
+  const kv::Geometry wide = {2, 8, 8, 128, 0.0f};
+  for (const skv_policy policy : {SKV_POLICY_FULL, SKV_POLICY_SHADOWKV}) {
+    Bench bench(wide, small_params(policy, SKV_KEYS_EXACT, SKV_DTYPE_BF16));
+    std::vector<int64_t> lengths;
+    for (const int64_t n : {100, 1100, 1500}) {
+      const Trace trace = bench.make_trace(n, {8}, kv_seed());
+      bench.prefill(bench.store().open(), trace, 0, n, 512);
+      lengths.push_back(n);
+      expect_equal(used(bench.account()), kv::held_bytes(bench.geometry(), bench.policy(), lengths));
+    }
+  }
+}
+
 TEST(KvMemory, the_peak_of_a_prefill_is_predicted) {
   for (const skv_key_store keys : {SKV_KEYS_LOWRANK, SKV_KEYS_EXACT}) {
     Bench bench(kGeometry, small_params(SKV_POLICY_SHADOWKV, keys, SKV_DTYPE_BF16));
