@@ -19,8 +19,11 @@ skv_budget query(const Host& host, const skv_kv_params& kv, const std::vector<in
   return budget;
 }
 
-// Keys so wide that every page is a mapping of its own: growth by one page shows.
-constexpr TinyShape kWide{.q_heads = 8, .kv_heads = 8, .head_dim = 128};
+// A shape whose exact pages come one at a time (lib/kv/page_pool.cc), so that the next page is the next refusal.
+TinyShape one_page_regions(const skv_kv_params& kv) {
+  return kv.dtype == SKV_DTYPE_F32 ? TinyShape{.q_heads = 2, .kv_heads = 2, .head_dim = 96}
+                                   : TinyShape{.q_heads = 4, .kv_heads = 4, .head_dim = 64};
+}
 
 class Limits : public testing::TestWithParam<PolicyCase> {
  protected:
@@ -35,7 +38,7 @@ void thaw(const Host& host, skv_tier tier) { host.account().set_limit(tier, SKV_
 
 // Exact pages hold 64 tokens: the sequence of 64 needs a new one, those of 10 do not.
 TEST_P(Limits, a_row_without_memory_fails_alone) {
-  const Host host{kWide};
+  const Host host{one_page_regions(GetParam().kv)};
   const auto session = host.session(GetParam().kv);
   const skv_seq full = start(*session, host.random_tokens(64, 1));
   const skv_seq roomy = start(*session, host.random_tokens(10, 2)), twin = start(*session, host.random_tokens(10, 2));
@@ -63,7 +66,7 @@ TEST_P(Limits, a_row_without_memory_fails_alone) {
 // (Segments and chunks that a flush would like to keep exact are taken only while memory allows: none are wanted
 // here.)
 TEST_P(Limits, refused_once_at_every_length_decode_goes_on_unchanged) {
-  const Host host{kWide};
+  const Host host{one_page_regions(GetParam().kv)};
   skv_kv_params kv = GetParam().kv;
   kv.residual_factor = 1e6;
   const auto session = host.session(kv);
