@@ -16,6 +16,10 @@ extern "C" {
  * (or exact in the slow tier), values in the slow tier, a few outlier chunks and a recent window exact; each decode step
  * attends to outliers, window and the best-scored chunks only. SKV_POLICY_PUBLISHED is the rules of the ShadowKV paper's
  * code to the letter. A sequence stays dense (all exact, all attended) until it is longer than dense_below_tokens.
+ *
+ * What a decode step is sure to need is taken before it starts, so it can be refused whole. New segments, and chunks kept
+ * exact because their low-rank keys miss too much, are taken only where memory allows: at a hard limit a flush makes do
+ * with the segments there are (n_forced_segments counts) and results may then depend on the limit.
  */
 
 typedef int32_t skv_policy;
@@ -90,7 +94,7 @@ typedef struct skv_kv_stats {
   int32_t budget_tokens;          /* out: tokens selected per step at this length */
   int64_t n_outlier_chunks;       /* out: over layers and KV heads */
   int64_t n_flushes;              /* out: flushes so far */
-  int64_t n_forced_segments;      /* out: flushes that wanted a segment beyond max_segments */
+  int64_t n_forced_segments;      /* out: flushes that wanted a segment beyond max_segments or memory */
   int64_t n_lossy_tokens;         /* out: tokens rebuilt into the window by truncate (their keys are low-rank) */
   int64_t decode_tokens;          /* out: tokens decoded by steps */
   int64_t selected_chunks;        /* out: sum over decode tokens, layers and KV heads */
