@@ -38,8 +38,9 @@ if [ "${1:-}" = --all ]; then
   ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
     run asan "-Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=address,undefined -Db_lundef=false" \
     "--timeout-multiplier 5"
-  # libgomp is not instrumented: one OpenMP thread each, several host threads.
-  OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+  # libgomp is not instrumented: one OpenMP thread each, several host threads. A child of fork() that begins anew starts
+  # threads, which TSan refuses unless told.
+  OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:die_after_fork=0 \
     run tsan "-Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=thread -Db_lundef=false" \
     "--timeout-multiplier 5 base_executor_test base_memory_test handle_table_test fail_concurrency_test"
   run plain "--buildtype=release -Donednn=disabled -Dlapack=disabled" ""
