@@ -10,7 +10,6 @@ namespace skv::kv {
 namespace {
 
 constexpr int64_t kMinScratchBytes = int64_t{4} << 20;
-constexpr int64_t kMaxOutlierShareInverse = 20;  // outliers are at most 5 % of a head's chunks, see seal.cc
 
 // One query token of one row.
 struct Token {
@@ -20,11 +19,11 @@ struct Token {
   uint32_t step;     // of the slot cache's clock
 };
 
+// Pieces one token may attend to: exact pages, and pages of outliers. Every flush keeps an outlier at least, so where
+// flushes are as small as chunks all chunks may be outliers.
 int64_t span_bound(const Layout& layout, int64_t n) {
   const int64_t n_chunks = ceil_div(n, layout.policy.chunk);
-  const int64_t outliers = layout.policy.outlier_count(static_cast<int32_t>(n_chunks)) +
-                           n_chunks / kMaxOutlierShareInverse + 1;
-  return exact_span_bound(n) + ceil_div(outliers, kOutliersPerPage);
+  return exact_span_bound(n) + ceil_div(n_chunks, kOutliersPerPage);
 }
 
 // Everything one wave of tokens needs; item i = token * kv_heads + head.

@@ -1,7 +1,6 @@
 #include "lib/kv/store.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "lib/base/status.h"

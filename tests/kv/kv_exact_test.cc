@@ -79,6 +79,17 @@ TEST(KvExact, budget_of_the_whole_context_equals_full_attention) {
   }
 }
 
+// Every flush keeps at least one outlier, so with flushes of one chunk nearly all chunks are outliers.
+TEST(KvExact, flushes_of_one_chunk_leave_room_for_all_their_outliers) {
+  SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
+  skv_kv_params p = small_params(SKV_POLICY_SHADOWKV, SKV_KEYS_EXACT, SKV_DTYPE_F32);
+  p.chunk_tokens = 4;
+  p.flush_tokens = 4;
+  p.budget_tokens = 4096;
+  Bench bench(kSmall, p);
+  EXPECT_LT(worst_error(bench, bench.make_trace(700, {}, kv_seed()), 80, 80), 1e-5);
+}
+
 TEST(KvExact, low_rank_keys_of_that_rank_equal_full_attention) {
   SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
   skv_kv_params p = small_params(SKV_POLICY_SHADOWKV, SKV_KEYS_LOWRANK, SKV_DTYPE_F32);
