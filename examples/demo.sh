@@ -1,6 +1,6 @@
 #!/bin/bash
-# Questions about one long text, answered with full attention and with ShadowKV. On a bare Debian 12 it installs what is
-# missing (root or sudo), builds, runs, prints a table and ends with one JSON line.
+# Questions about one long text, answered with full attention and with ShadowKV in several codecs. On a bare Debian 12 it
+# installs what is missing (root or sudo), builds, runs, prints a table and ends with one JSON line.
 #   examples/demo.sh [--tokens N] [--questions N] [--budget TOKENS|PERCENT] [--seed N] [--threads N]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,14 +31,20 @@ $shadowkv demo-text --model examples/model --tokens "$tokens" --questions "$ques
   --text $work/text.txt --ask-file $work/questions.jsonl
 
 # A process for each, so that resident memory is its own.
+runs=()
 ask() {
   local name=$1
   shift
   echo "== $name" >&2
   $shadowkv --model examples/model --prompt-file $work/text.txt --ask-file $work/questions.jsonl --template '{}' \
     --max-new 6 --threads "$threads" --json "$@" > $work/"$name".json
+  runs+=("$name=$work/$name.json")
 }
+shadowkv_policy=(--policy shadowkv --budget "$budget")
 ask full --policy full
-ask shadowkv --policy shadowkv --keys lowrank --budget "$budget"
-ask shadowkv_exact_keys --policy shadowkv --keys exact --budget "$budget"
-$shadowkv demo-report $work/full.json $work/shadowkv.json $work/shadowkv_exact_keys.json
+ask shadowkv "${shadowkv_policy[@]}" --keys lowrank
+ask shadowkv_exact_keys "${shadowkv_policy[@]}" --keys exact
+ask shadowkv_int8 "${shadowkv_policy[@]}" --keys lowrank --key-codec int8 --value-codec int8 --digest-codec int8
+ask shadowkv_int4 "${shadowkv_policy[@]}" --keys exact --key-codec int4 --value-codec int4 --digest-codec int8
+ask shadowkv_2bit "${shadowkv_policy[@]}" --keys lowrank --key-codec int8 --value-codec int4 --digest keys-2bit
+$shadowkv demo-report "${runs[@]}"

@@ -4,11 +4,14 @@
 
 #include "kernels/attn_decode/attn_decode.h"
 #include "kernels/attn_prefill/attn_prefill.h"
+#include "kernels/attn_remainder/attn_remainder.h"
 #include "kernels/block_store/block_store.h"
 #include "kernels/chunk_fetch/chunk_fetch.h"
 #include "kernels/embed/embed.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gram/gram.h"
+#include "kernels/guard_grow/guard_grow.h"
+#include "kernels/guard_sample/guard_sample.h"
 #include "kernels/key_project/key_project.h"
 #include "kernels/key_rebuild/key_rebuild.h"
 #include "kernels/kv_append/kv_append.h"
@@ -46,6 +49,9 @@ struct Ops {
   KvAppendFn kv_append;
   KvGatherFn kv_gather;
   BlockStoreFn block_store;
+  GuardSampleFn guard_sample;
+  GuardGrowFn guard_grow;
+  AttnRemainderFn attn_remainder;
 };
 
 const Ops& cpu_ops();  // ops_cpu.cc

@@ -1,6 +1,6 @@
 #include "examples/shell/demo_report.h"
 
-#include <array>
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -12,69 +12,118 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr std::array<const char*, 9> kFigures = {"right",
-                                                 "prefill_s",
-                                                 "decode_tok_s",
-                                                 "kv_bytes_fast",
-                                                 "kv_bytes_slow",
-                                                 "kv_bytes_total",
-                                                 "kv_bytes_read_per_token",
-                                                 "attended_tokens_mean",
-                                                 "rss_bytes"};
+constexpr double kMiB = 1024.0 * 1024.0;
 
+constexpr const char* kFigures[] = {"right",
+                                    "prefill_s",
+                                    "decode_tok_s",
+                                    "kv_bytes_fast",
+                                    "kv_bytes_slow",
+                                    "kv_bytes_total",
+                                    "kv_bytes_read_per_token",
+                                    "attended_tokens_mean",
+                                    "rss_bytes",
+                                    "hit_rate"};
+
+// A column of the table: a figure in some unit, or its share of full attention's.
 struct Column {
-  const char* key;
   const char* title;
+  const char* unit;
+  const char* figure;
+  double divisor;
+  int digits;
+  bool to_full;
 };
-constexpr std::array<Column, 3> kColumns = {
-    {{"full", "full attention"}, {"shadowkv", "shadowkv"}, {"shadowkv_exact_keys", "shadowkv, exact keys"}}};
+constexpr Column kColumns[] = {{"right", "answers", "right", 1, 0, false},
+                               {"prefill", "s", "prefill_s", 1, 2, false},
+                               {"decode", "tokens/s", "decode_tok_s", 1, 1, false},
+                               {"KV fast", "MiB", "kv_bytes_fast", kMiB, 2, false},
+                               {"KV slow", "MiB", "kv_bytes_slow", kMiB, 2, false},
+                               {"KV total", "of full", "kv_bytes_total", 1, 3, true},
+                               {"KV read", "MiB/token", "kv_bytes_read_per_token", kMiB, 3, false},
+                               {"KV read", "of full", "kv_bytes_read_per_token", 1, 3, true},
+                               {"attended", "tokens", "attended_tokens_mean", 1, 0, false},
+                               {"slot hits", "share", "hit_rate", 1, 3, false}};
 
-Json read_run(const std::string& file) {
-  Json run = Json::parse(read_text_file(file), nullptr, false);
-  bool ok = run.is_object() && run.contains("asked") && run.contains("tokens");
-  for (const char* figure : kFigures) ok = ok && run.contains(figure) && run[figure].is_number();
-  if (!ok) throw Failure(SKV_E_DATA, file + ": not the output of a --json run");
-  return run;
+struct Run {
+  std::string name;
+  Json figures;
+};
+
+bool is_run(const Json& json) {
+  const auto is_number = [&](const char* key) { return json.contains(key) && json[key].is_number(); };
+  if (!json.is_object()) return false;
+  return std::all_of(std::begin(kFigures), std::end(kFigures), is_number) &&
+         std::all_of(std::begin(kReportKeys), std::end(kReportKeys), is_number);
 }
 
-void print_row(const char* name, const std::array<Json, 3>& runs, const char* figure, double unit, int digits) {
-  std::printf("%-34s", name);
-  for (const Json& run : runs) std::printf(" %20.*f", digits, run[figure].get<double>() / unit);
-  std::printf("\n");
+Run read_run(const DemoRun& run) {
+  Json json = Json::parse(read_text_file(run.file), nullptr, false);
+  if (!is_run(json)) throw Failure(SKV_E_DATA, run.file + ": not the output of a --json run");
+  return {run.name, std::move(json)};
 }
 
-void print_table(const std::array<Json, 3>& runs) {
-  constexpr double kMiB = 1024.0 * 1024.0;
-  std::printf("%-34s", "");
-  for (const Column& column : kColumns) std::printf(" %20s", column.title);
+void check_alike(const Run& first, const Run& other) {
+  for (const char* key : {"tokens", "asked"}) {
+    if (first.figures[key] == other.figures[key]) continue;
+    throw Failure(SKV_E_DATA, other.name + " has " + other.figures[key].dump() + " " + key + ", " + first.name + " " +
+                                  first.figures[key].dump() + ": not runs of one text");
+  }
+}
+
+const Run* find(const std::vector<Run>& runs, const char* name) {
+  const auto found = std::find_if(runs.begin(), runs.end(), [&](const Run& run) { return run.name == name; });
+  return found == runs.end() ? nullptr : &*found;
+}
+
+void print_cell(const Column& column, const Run& run, const Run* full) {
+  const double value = run.figures[column.figure].get<double>();
+  const double divisor = !column.to_full ? column.divisor : full ? full->figures[column.figure].get<double>() : 0;
+  if (divisor > 0) {
+    std::printf(" %9.*f", column.digits, value / divisor);
+  } else {
+    std::printf(" %9s", "-");
+  }
+}
+
+void print_table(const std::vector<Run>& runs) {
+  int width = 0;
+  for (const Run& run : runs) width = std::max(width, static_cast<int>(run.name.size()));
+  std::printf("%-*s", width, "");
+  for (const Column& column : kColumns) std::printf(" %9s", column.title);
+  std::printf("\n%-*s", width, "");
+  for (const Column& column : kColumns) std::printf(" %9s", column.unit);
   std::printf("\n");
-  print_row("right answers", runs, "right", 1, 0);
-  print_row("reading the text, s", runs, "prefill_s", 1, 2);
-  print_row("decode, tokens/s", runs, "decode_tok_s", 1, 1);
-  print_row("KV, fast tier, MiB", runs, "kv_bytes_fast", kMiB, 2);
-  print_row("KV, slow tier, MiB", runs, "kv_bytes_slow", kMiB, 2);
-  print_row("KV, total, MiB", runs, "kv_bytes_total", kMiB, 2);
-  print_row("KV read per token, MiB", runs, "kv_bytes_read_per_token", kMiB, 3);
-  print_row("tokens attended to, mean", runs, "attended_tokens_mean", 1, 0);
-  print_row("resident memory, MiB", runs, "rss_bytes", kMiB, 1);
+  const Run* full = find(runs, "full");
+  for (const Run& run : runs) {
+    std::printf("%-*s", width, run.name.c_str());
+    for (const Column& column : kColumns) print_cell(column, run, full);
+    std::printf("\n");
+  }
+}
+
+Json report_json(const std::vector<Run>& runs) {
+  const Run* sparse = find(runs, "shadowkv");
+  const Json& numbers = (sparse ? *sparse : runs.front()).figures;
+  Json demo;
+  for (const char* key : kReportKeys) demo[key] = numbers[key];
+  for (const Run& run : runs) {
+    for (const char* figure : kFigures) demo[run.name][figure] = run.figures[figure];
+  }
+  return Json{{"demo", demo}};
 }
 
 }  // namespace
 
-int print_demo_report(const std::vector<std::string>& files) {
-  std::array<Json, 3> runs;
-  for (std::size_t i = 0; i < runs.size(); ++i) runs[i] = read_run(files[i]);
-  std::printf("%lld questions about one text of %lld tokens\n", runs[0]["asked"].get<long long>(),
-              runs[0]["tokens"].get<long long>());
+int print_demo_report(const std::vector<DemoRun>& files) {
+  std::vector<Run> runs;
+  for (const DemoRun& file : files) runs.push_back(read_run(file));
+  for (const Run& run : runs) check_alike(runs.front(), run);
+  std::printf("%lld questions about one text of %lld tokens\n", runs[0].figures["asked"].get<long long>(),
+              runs[0].figures["tokens"].get<long long>());
   print_table(runs);
-  Json demo{{"tokens", runs[0]["tokens"]},
-            {"asked", runs[0]["asked"]},
-            {"budget", runs[1]["budget"]},
-            {"rank", runs[1]["rank"]}};
-  for (std::size_t i = 0; i < runs.size(); ++i) {
-    for (const char* figure : kFigures) demo[kColumns[i].key][figure] = runs[i][figure];
-  }
-  std::printf("%s\n", Json{{"demo", demo}}.dump().c_str());
+  // Names come from the user and may not be UTF-8; JSON must be.
+  std::printf("%s\n", report_json(runs).dump(-1, ' ', false, Json::error_handler_t::replace).c_str());
   return 0;
 }
 

@@ -16,6 +16,16 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// For a question and its answer.
+int64_t room(const Settings& settings) { return settings.max_new + 256; }
+
+// What is cut off after an answer must not have pushed anything out of the window for good.
+void keep_for_cut_back(const Settings& settings, skv_kv_params* kv) {
+  constexpr int64_t kMostKept = 1 << 16;
+  if (kv->policy != SKV_POLICY_STREAMING) return;
+  kv->flush_tokens = std::max(kv->flush_tokens, static_cast<int32_t>(std::min(room(settings), kMostKept)));
+}
+
 // Ctrl-C between two calls of the library must stop the next one too.
 int32_t on_progress(void* user, int64_t done, int64_t total) {
   static_cast<ProgressBar*>(user)->update(done, total);
@@ -38,25 +48,37 @@ DocumentSession::DocumentSession(const Settings& settings)
 }
 
 void DocumentSession::open_session(int64_t tokens) {
-  session_.reset();
-  totals_ = {};
-  skv_kv_params kv;
-  skv_session_params params = session_params(settings_, &kv);
-  const int64_t room = settings_.max_new + 256;  // for a question and its answer
-  limit_memory(model_.get(), settings_.memory_limit, std::min(tokens + room, info_.max_positions), &params);
-  rank_ = rank_in_force(model_.get(), params);
+  skv_kv_params kv = kv_params(settings_.cache);
+  keep_for_cut_back(settings_, &kv);
+  skv_session_params params;
+  skv_session_params_init(&params, sizeof params);
+  params.max_sequences = 1;
+  params.kv = &kv;
+  const int64_t longest = std::min(tokens + room(settings_), info_.max_positions);
+  limit_memory(model_.get(), settings_.memory_limit, longest, &params);
+  const int32_t rank = rank_in_force(model_.get(), params);
   skv_session* session = nullptr;
   check([&](skv_error* err) { return skv_session_create(model_.get(), &params, &session, err); });
   session_.reset(session);
+  kv_ = kv;
+  rank_ = rank;
+  totals_ = {};
   check([&](skv_error* err) { return skv_sequence_open(session, SKV_AUTO, &sequence_, err); });
 }
 
 bool DocumentSession::read(std::string_view text, bool show_progress) {
   const Tokens tokens = prompts_->document(text);
+  open_session(static_cast<int64_t>(tokens.size()));
   document_tokens_ = static_cast<int64_t>(tokens.size());
-  open_session(document_tokens_);
   const auto start = std::chrono::steady_clock::now();
-  if (!prefill(tokens, show_progress)) {
+  bool done = false;
+  try {
+    done = prefill(tokens, show_progress);
+  } catch (...) {
+    session_.reset();
+    throw;
+  }
+  if (!done) {
     session_.reset();
     return false;
   }
@@ -81,7 +103,11 @@ bool DocumentSession::prefill(const Tokens& tokens, bool show_progress) {
 }
 
 void DocumentSession::cut_back() {
-  check([&](skv_error* err) { return skv_sequence_truncate(session_.get(), sequence_, document_tokens_, err); });
+  skv_error error = SKV_ERROR_INIT;
+  const skv_status status = skv_sequence_truncate(session_.get(), sequence_, document_tokens_, &error);
+  if (status == SKV_OK) return;
+  session_.reset();  // what is left is not the document
+  throw Failure(status, error.message);
 }
 
 Answer DocumentSession::ask(const std::string& question, const std::function<void(std::string_view)>& sink) {

@@ -39,9 +39,10 @@ class DocumentSession {
   const skv_model_info& info() const { return info_; }
   const Settings& settings() const { return settings_; }
   // Takes effect with the next read().
-  void set_policy(skv_policy policy) { settings_.policy = policy; }
+  void set_policy(skv_policy policy) { settings_.cache.policy = policy; }
 
-  // Makes a session and prefills the text. False if it was interrupted: there is no document then.
+  // Makes a session and prefills the text. False if it was interrupted: there is no document then. Settings that the
+  // library refuses leave what was read before.
   bool read(std::string_view text, bool show_progress);
   bool has_document() const { return session_ != nullptr; }
 
@@ -52,6 +53,7 @@ class DocumentSession {
   double prefill_s() const { return prefill_s_; }
   const Totals& totals() const { return totals_; }
   int32_t rank() const { return rank_; }  // in force; 0 if keys are not factored
+  const skv_kv_params& kv() const { return kv_; }
   skv_kv_stats stats() const;
   skv_session_usage usage() const;
   // As they were when the document was just read.
@@ -77,6 +79,7 @@ class DocumentSession {
   int64_t document_tokens_ = 0;
   double prefill_s_ = 0;
   int32_t rank_ = 0;
+  skv_kv_params kv_{};
   Totals totals_;
   skv_kv_stats stats_at_start_{};
   skv_session_usage usage_at_start_{};

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 
+#include "examples/shell/cache_words.h"
 #include "examples/shell/document_session.h"
 #include "examples/shell/interrupts.h"
 #include "examples/shell/line_editor.h"
@@ -18,7 +19,8 @@ constexpr const char* kHelp =
     "load DIR      open a model directory\n"
     "read FILE     read a text; questions are about it\n"
     "ask TEXT      ask; so does a line that is no command\n"
-    "policy NAME   full, published or shadowkv; reads the text again\n"
+    "policy NAME   full, published, shadowkv, quest or streaming; reads the text again\n"
+    "policy        what is in force\n"
     "stats         what selection and attention did so far\n"
     "memory        bytes by tier and purpose\n"
     "help, quit\n"
@@ -43,6 +45,8 @@ class Interactive {
   void read(const std::string& file);
   void ask(const std::string& question);
   void set_policy(const std::string& name);
+  void reread(skv_policy policy);
+  void print_policy() const;
   void print_stats() const;
   void print_memory() const;
   DocumentSession& session() const;
@@ -92,12 +96,27 @@ void Interactive::ask(const std::string& question) {
 }
 
 void Interactive::set_policy(const std::string& name) {
-  skv_policy policy = settings_.policy;
-  if (!parse_policy(name, &policy)) throw Failure(SKV_E_INVALID, "policy is full, published or shadowkv");
-  settings_.policy = policy;
-  if (!session_) return;
+  const auto policy = value_of(kPolicies, name);
+  if (!policy) throw Failure(SKV_E_INVALID, "policy is " + list_of(kPolicies));
+  if (session_) reread(*policy);
+  settings_.cache.policy = *policy;
+  print_policy();
+}
+
+// A policy that the library refuses, with the options given, leaves the one in force.
+void Interactive::reread(skv_policy policy) {
   session_->set_policy(policy);
-  if (!session_->read(text_, progress_)) std::puts("interrupted: no text is read");
+  try {
+    if (!session_->read(text_, progress_)) std::puts("interrupted: no text is read");
+  } catch (...) {
+    session_->set_policy(settings_.cache.policy);
+    throw;
+  }
+}
+
+void Interactive::print_policy() const {
+  const bool in_use = session_ && session_->has_document();
+  std::printf("%s\n", describe(in_use ? session_->kv() : kv_params(settings_.cache)).c_str());
 }
 
 void Interactive::print_stats() const {
@@ -105,9 +124,10 @@ void Interactive::print_stats() const {
   const skv_kv_stats stats = session().stats();
   const skv_session_usage usage = session().usage();
   const Measurement m = measure(session());
-  std::printf("policy %s, %" PRId64 " tokens: %" PRId64 " compressed, %" PRId64 " exact, %d segments\n",
-              policy_name(session().settings().policy), stats.n_tokens, stats.n_compressed, stats.n_exact,
-              stats.n_segments);
+  const skv_kv_params& kv = session().kv();
+  std::printf("%s\n", describe(kv).c_str());
+  std::printf("%" PRId64 " tokens: %" PRId64 " compressed, %" PRId64 " exact, %" PRId64 " dropped; %d segments\n",
+              stats.n_tokens, stats.n_compressed, stats.n_exact, stats.n_dropped, stats.n_segments);
   std::printf("budget %d tokens, rank %d, key energy %.4f, outlier chunks %" PRId64 "\n", m.budget, m.rank,
               m.key_energy, stats.n_outlier_chunks);
   std::printf("asked %" PRId64 ", decoded %" PRId64
@@ -115,6 +135,10 @@ void Interactive::print_stats() const {
               "slot hits %.0f %%\n",
               session().totals().asked, session().totals().decode_rows, m.decode_tok_s, m.attended_tokens_mean,
               m.kv_bytes_read_per_token, 100 * m.hit_rate);
+  if (is_guarded(kv)) {
+    std::printf("accuracy guard: estimated missed mass %.4f, mean of %" PRId64 " calls; %" PRId64 " at the cap\n",
+                stats.missed_mass, stats.guard_calls, stats.guard_capped);
+  }
   const auto ms = [](int64_t ns) { return static_cast<double>(ns) * 1e-6; };
   std::printf(
       "ms: prefill %.0f forward, %.0f attention, %.0f compression; decode %.0f forward, %.0f selection, %.0f "
@@ -156,6 +180,8 @@ bool Interactive::execute(const std::string& line) {
     print_stats();
   } else if (all == "memory") {
     print_memory();
+  } else if (all == "policy") {
+    print_policy();
   } else if (word == "load" && !rest.empty()) {
     load(rest);
   } else if (word == "read" && !rest.empty()) {

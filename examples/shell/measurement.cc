@@ -50,6 +50,9 @@ Measurement measure(const DocumentSession& session) {
   m.hit_rate = ratio(static_cast<double>(now.slot_hits - start.slot_hits),
                      static_cast<double>(now.selected_chunks - start.selected_chunks));
   m.key_energy = now.key_energy;
+  m.dropped_tokens = now.n_dropped;
+  m.missed_mass = now.missed_mass;
+  m.guard_capped = ratio(static_cast<double>(now.guard_capped), static_cast<double>(now.guard_calls));
   m.rss_bytes = process_bytes("VmRSS");
   m.peak_rss_bytes = process_bytes("VmHWM");
   return m;

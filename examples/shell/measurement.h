@@ -19,6 +19,9 @@ struct Measurement {
   double attended_tokens_mean = 0;  // per token, layer and KV head
   double hit_rate = 0;
   double key_energy = 1;
+  int64_t dropped_tokens = 0;  // forgotten, policy streaming
+  double missed_mass = 0;      // under the accuracy guard: estimated, mean; and the share of calls that it cut short
+  double guard_capped = 0;
   int64_t rss_bytes = 0;
   int64_t peak_rss_bytes = 0;
 

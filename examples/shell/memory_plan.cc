@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "examples/shell/cache_words.h"
 #include "examples/shell/shell_api.h"
 
 namespace shell {
@@ -24,7 +25,7 @@ void limit_memory(skv_model* model, uint64_t total, int64_t n_tokens, skv_sessio
 }
 
 int32_t rank_in_force(skv_model* model, const skv_session_params& params) {
-  if (params.kv->policy == SKV_POLICY_FULL || params.kv->keys == SKV_KEYS_EXACT) return 0;
+  if (!is_lowrank(*params.kv)) return 0;
   if (params.kv->rank != SKV_AUTO) return params.kv->rank;
   skv_budget_plan_io plan{};
   plan.struct_size = sizeof plan;

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "examples/shell/cache_words.h"
 #include "examples/shell/measurement.h"
 
 namespace shell {
@@ -35,9 +36,22 @@ Json question_json(const AskedQuestion& asked) {
   return json;
 }
 
-const char* keys_name(const Settings& settings) {
-  if (settings.policy == SKV_POLICY_FULL) return "exact";
-  return settings.keys == SKV_KEYS_EXACT ? "exact" : "lowrank";
+// What has no effect under a policy is left out.
+void put_cache(const skv_kv_params& kv, Json* json) {
+  Json& j = *json;
+  j["policy"] = name_of(kPolicies, kv.policy);
+  j["keys"] = is_lowrank(kv) ? "lowrank" : "exact";
+  j["key_codec"] = name_of(kCodecs, key_codec(kv));
+  j["value_codec"] = name_of(kCodecs, value_codec(kv));
+  j["dtype"] = name_of(kDtypes, kv.dtype);
+  if (kv.policy == SKV_POLICY_STREAMING) j["sinks"] = kv.sink_tokens;
+  if (kv.policy != SKV_POLICY_FULL) j["window"] = kv.window_tokens;
+  if (!selects(kv)) return;
+  j["digest"] = name_of(kDigests, kv.digest);
+  j["digest_codec"] = name_of(kDigestCodecs, kv.digest_codec);
+  j["unselected"] = name_of(kUnselected, kv.unselected);
+  j["chunk"] = kv.chunk_tokens;
+  j["dense_layers"] = std::vector<int32_t>(kv.dense_layers, kv.dense_layers + kv.n_dense_layers);
 }
 
 }  // namespace
@@ -64,8 +78,9 @@ bool is_right(const std::string& answer, const std::string& expect) {
 
 std::string run_json(const DocumentSession& session, const std::vector<AskedQuestion>& asked) {
   const Measurement m = measure(session);
-  const Settings& settings = session.settings();
-  Json json{{"model", settings.model}, {"policy", policy_name(settings.policy)}, {"keys", keys_name(settings)}};
+  const skv_kv_params& kv = session.kv();
+  Json json{{"model", session.settings().model}};
+  put_cache(kv, &json);
   json["tokens"] = m.tokens;
   json["document_tokens"] = session.document_tokens();
   json["asked"] = asked.size();
@@ -81,6 +96,12 @@ std::string run_json(const DocumentSession& session, const std::vector<AskedQues
   json["attended_tokens_mean"] = m.attended_tokens_mean;
   json["hit_rate"] = m.hit_rate;
   json["key_energy"] = m.key_energy;
+  if (kv.policy == SKV_POLICY_STREAMING) json["dropped_tokens"] = m.dropped_tokens;
+  if (is_guarded(kv)) {
+    json["max_missed_mass"] = kv.max_missed_mass;
+    json["missed_mass"] = m.missed_mass;
+    json["guard_capped"] = m.guard_capped;
+  }
   json["rss_bytes"] = m.rss_bytes;
   json["peak_rss_bytes"] = m.peak_rss_bytes;
   json["questions"] = Json::array();

@@ -44,23 +44,6 @@ skv_model_info model_info(skv_model* model) {
   return info;
 }
 
-const char* policy_name(skv_policy policy) {
-  switch (policy) {
-    case SKV_POLICY_FULL: return "full";
-    case SKV_POLICY_PUBLISHED: return "published";
-    default: return "shadowkv";
-  }
-}
-
-bool parse_policy(const std::string& name, skv_policy* policy) {
-  for (skv_policy p : {SKV_POLICY_FULL, SKV_POLICY_PUBLISHED, SKV_POLICY_SHADOWKV}) {
-    if (name != policy_name(p)) continue;
-    *policy = p;
-    return true;
-  }
-  return false;
-}
-
 std::string read_text_file(const std::string& path) {
   errno = 0;
   std::ifstream file(path, std::ios::binary);

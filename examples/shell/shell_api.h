@@ -40,11 +40,6 @@ Runtime create_runtime(int32_t threads);
 Model open_model(skv_runtime* runtime, const std::string& directory, bool metadata_only);
 skv_model_info model_info(skv_model* model);
 
-// "full", "published", "shadowkv".
-const char* policy_name(skv_policy policy);
-// False if the name is none of them.
-bool parse_policy(const std::string& name, skv_policy* policy);
-
 std::string read_text_file(const std::string& path);
 void write_text_file(const std::string& path, const std::string& text);
 

@@ -16,7 +16,7 @@ namespace {
 int run(const shell::Options& options) {
   switch (options.mode) {
     case shell::Mode::demo_text: return shell::write_demo_text(options.demo_text);
-    case shell::Mode::demo_report: return shell::print_demo_report(options.reports);
+    case shell::Mode::demo_report: return shell::print_demo_report(options.runs);
     case shell::Mode::batch: return shell::run_batch(options.settings, options.job);
     default: return shell::run_interactive(options.settings, options.job.prompt_file, options.job.progress);
   }

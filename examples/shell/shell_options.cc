@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <cmath>
-#include <map>
+#include <set>
 
-#include "examples/shell/shell_api.h"
+#include "examples/shell/cache_options.h"
+#include "examples/shell/parse_number.h"
 
 namespace shell {
 
@@ -15,55 +15,28 @@ namespace {
 
 constexpr int kUsageExit = 2;
 
-// All of text as a number that is finite and not negative.
-bool parse_number(std::string_view text, double* value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
-  return error == std::errc() && end == text.data() + text.size() && std::isfinite(*value) && *value >= 0;
-}
-
 std::string check_bytes(const std::string& text) {
   uint64_t bytes = 0;
   return parse_bytes(text, &bytes) ? "" : "not a size: " + text + " (for example 800M or 2.5G)";
 }
 
-std::string check_budget(const std::string& text) {
-  Settings settings;
-  return parse_budget(text, &settings) ? "" : "not a budget: " + text + " (for example 512 or 1.56%)";
+std::string check_run(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) return "not NAME=FILE: " + text;
+  const std::string name = text.substr(0, equals);
+  for (const char* taken : kReportKeys) {
+    if (name == taken) return "the report has its own " + name + ": " + text;
+  }
+  return "";
 }
 
 // What the parser fills in as text or flags, and becomes settings afterwards.
 struct Raw {
-  std::string policy = "shadowkv";
   std::string memory_limit;
-  std::string budget;
   std::vector<std::string> stops;
+  std::vector<std::string> runs;
   bool progress = false;
 };
-
-void add_cache_options(CLI::App& app, Options* options, Raw* raw) {
-  Settings& s = options->settings;
-  app.add_option("--policy", raw->policy, "full, published or shadowkv")
-      ->check(CLI::IsMember({"full", "published", "shadowkv"}))
-      ->capture_default_str();
-  app.add_option("--budget", raw->budget, "tokens attended per step: a number, or a share of the context as 1.56%")
-      ->check(check_budget);
-  app.add_option("--rank", s.rank, "rank of the low-rank keys; default 160 for each 1,024 of key width")
-      ->check(CLI::Range(1, 65536));
-  app.add_option("--chunk", s.chunk, "tokens per chunk: 4, 8, 16 or 32")
-      ->check(CLI::IsMember({4, 8, 16, 32}))
-      ->capture_default_str();
-  app.add_option("--keys", s.keys, "lowrank or exact")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, int32_t>{{"lowrank", SKV_KEYS_LOWRANK}, {"exact", SKV_KEYS_EXACT}}))
-      ->default_str("lowrank");
-  app.add_option("--dtype", s.dtype, "of keys and values: bf16 or f32")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, int32_t>{{"bf16", SKV_DTYPE_BF16}, {"f32", SKV_DTYPE_F32}}))
-      ->default_str("bf16");
-  app.add_option("--memory-limit", raw->memory_limit, "bytes, with K, M, G or T: hard limit of all but the weights")
-      ->check(check_bytes);
-  app.add_option("--threads", s.threads, "CPU threads; 0 = all")->check(CLI::Range(0, 1024))->capture_default_str();
-}
 
 void add_sampling_options(CLI::App& app, Options* options, Raw* raw) {
   Settings& s = options->settings;
@@ -88,6 +61,11 @@ void add_run_options(CLI::App& app, Options* options, Raw* raw) {
                  R"(questions: a line each, or {"ask": "...", "expect": "..."})");
   app.add_option("--tokens", options->settings.max_document_tokens, "cut the text after so many tokens")
       ->check(CLI::Range(1, 1 << 30));
+  app.add_option("--memory-limit", raw->memory_limit, "bytes, with K, M, G or T: hard limit of all but the weights")
+      ->check(check_bytes);
+  app.add_option("--threads", options->settings.threads, "CPU threads; 0 = all")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
   app.add_flag("--json", options->job.json, "print answers and figures as one JSON line");
   app.add_flag("--progress,!--no-progress", raw->progress, "bar on stderr while reading; default on a terminal");
 }
@@ -105,12 +83,31 @@ void add_demo_text(CLI::App& app, Options* options) {
   sub->add_option("--ask-file", d.ask_file, "file to write the questions to")->required();
 }
 
+void add_demo_report(CLI::App& app, Raw* raw) {
+  CLI::App* sub = app.add_subcommand("demo-report", "a table and one JSON line from --json runs of the demo");
+  sub->add_option("runs", raw->runs, "NAME=FILE, a row each; ratios are to the run named full")
+      ->required()
+      ->check(check_run);
+}
+
+bool read_runs(const Raw& raw, Options* options) {
+  std::set<std::string> names;
+  for (const std::string& text : raw.runs) {
+    const std::size_t equals = text.find('=');
+    options->runs.push_back({text.substr(0, equals), text.substr(equals + 1)});
+    if (!names.insert(options->runs.back().name).second) {
+      std::cerr << "runs: two are named " << options->runs.back().name << '\n';
+      return false;
+    }
+  }
+  return true;
+}
+
 bool finish(const Raw& raw, Options* options) {
   Settings& s = options->settings;
-  parse_policy(raw.policy, &s.policy);
   if (!raw.memory_limit.empty()) parse_bytes(raw.memory_limit, &s.memory_limit);
-  if (!raw.budget.empty()) parse_budget(raw.budget, &s);
   s.stops = raw.stops;
+  if (!read_runs(raw, options)) return false;
   if (!s.question_template.empty() && s.question_template.find("{}") == std::string::npos) {
     std::cerr << "--template: no {} for the question\n";
     return false;
@@ -148,19 +145,6 @@ bool parse_bytes(const std::string& text, uint64_t* bytes) {
   return true;
 }
 
-bool parse_budget(const std::string& text, Settings* settings) {
-  const bool percent = !text.empty() && text.back() == '%';
-  double value = 0;
-  if (!parse_number(std::string_view(text).substr(0, text.size() - (percent ? 1 : 0)), &value)) return false;
-  if (percent) {
-    settings->budget_fraction = value / 100;
-    return value <= 100;
-  }
-  if (value < 1 || value > 1 << 30 || value != std::floor(value)) return false;
-  settings->budget_tokens = static_cast<int32_t>(value);
-  return true;
-}
-
 std::optional<int> parse_options(int argc, char** argv, Options* options) {
   CLI::App app{"Questions about long texts, answered by a language model in bounded memory"};
   app.set_version_flag("--version", std::string("shadowkv ") + skv_version_string());
@@ -168,13 +152,10 @@ std::optional<int> parse_options(int argc, char** argv, Options* options) {
   Raw raw;
   raw.progress = isatty(STDERR_FILENO) != 0;
   add_run_options(app, options, &raw);
-  add_cache_options(app, options, &raw);
+  add_cache_options(app, &options->settings.cache);
   add_sampling_options(app, options, &raw);
   add_demo_text(app, options);
-  CLI::App* report = app.add_subcommand("demo-report", "a table and one JSON line from --json runs of the demo");
-  report->add_option("files", options->reports, "outputs of full, low-rank keys and exact keys")
-      ->required()
-      ->expected(3);
+  add_demo_report(app, &raw);
   app.require_subcommand(0, 1);
   app.footer("Without --ask or --ask-file it reads commands and questions from the terminal.");
   try {

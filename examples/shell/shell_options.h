@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "examples/shell/batch_mode.h"
+#include "examples/shell/demo_report.h"
 #include "examples/shell/demo_text.h"
 #include "examples/shell/shell_settings.h"
 
@@ -18,7 +19,7 @@ struct Options {
   Settings settings;
   BatchJob job;
   DemoText demo_text;
-  std::vector<std::string> reports;
+  std::vector<DemoRun> runs;  // of demo-report
 };
 
 // Exit status if there is nothing left to do (help, version: 0; wrong arguments: 2, told on stderr).
@@ -26,8 +27,5 @@ std::optional<int> parse_options(int argc, char** argv, Options* options);
 
 // "512", "1.5G" (K, M, G, T of 1024). False if it is no size.
 bool parse_bytes(const std::string& text, uint64_t* bytes);
-
-// "512" tokens or "1.56%" of the context. False if it is neither.
-bool parse_budget(const std::string& text, Settings* settings);
 
 }  // namespace shell

@@ -5,19 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "examples/shell/cache_settings.h"
 #include "shadowkv/shadowkv.h"
 
 namespace shell {
 
 struct Settings {
   std::string model;
-  skv_policy policy = SKV_POLICY_SHADOWKV;
-  skv_key_store keys = SKV_KEYS_LOWRANK;
-  skv_dtype dtype = SKV_DTYPE_BF16;
-  int32_t budget_tokens = SKV_AUTO;  // a fixed budget
-  double budget_fraction = -1.0;     // or a share of the context, taken literally; both unset: the defaults
-  int32_t rank = SKV_AUTO;
-  int32_t chunk = 8;
+  CacheSettings cache;
   uint64_t memory_limit = SKV_UNLIMITED;  // bytes of all tiers together
   int32_t threads = 0;
   int64_t max_document_tokens = 0;  // cut the text after so many tokens; 0 = all
@@ -29,8 +24,5 @@ struct Settings {
 
   bool use_chat(const skv_model_info& info) const { return !raw && info.chat_format[0] != '\0'; }
 };
-
-// The settings' part of a session; *kv must live as long as the result.
-skv_session_params session_params(const Settings& settings, skv_kv_params* kv);
 
 }  // namespace shell

@@ -152,13 +152,15 @@ SKV_API skv_status skv_sequence_length(skv_session *session, skv_seq seq, int64_
  *
  * Inside the exact window nothing else changes. Inside compressed history the chunk that holds the cut is rebuilt into
  * the window: its values as the slow tier holds them, its keys as the key store does (skv_kv_stats.n_lossy_tokens).
+ * Policy STREAMING has forgotten what lies between its sinks' page of 64 tokens and the ring: no cut can be made there.
  * Kept logits are dropped unless length is the present one.
  *
  * @param session       in/out, not NULL.
  * @param seq           in, from skv_sequence_open().
  * @param length        in, tokens, [0, present length].
  * @param err           out, optional, written only on failure.
- * @returns SKV_OK; SKV_E_HANDLE; SKV_E_BUSY; SKV_E_INVALID; SKV_E_STATE (tokens are queued); SKV_E_BUDGET; SKV_E_NOMEM.
+ * @returns SKV_OK; SKV_E_HANDLE; SKV_E_BUSY; SKV_E_INVALID; SKV_E_STATE (tokens are queued); SKV_E_BUDGET; SKV_E_NOMEM;
+ *          SKV_E_UNSUPPORTED (the cut lies in what policy STREAMING has forgotten).
  * @on_failure the sequence is as before the call. @threads one per session. @blocks no. @memory frees.
  * @since 0.1 @source none (API)
  */

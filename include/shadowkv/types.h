@@ -44,9 +44,9 @@ typedef int32_t skv_purpose;
 enum {
   SKV_PURPOSE_WEIGHTS = 0,    /* model weights (mapped files are listed, not charged to limits) */
   SKV_PURPOSE_EXACT_KV = 1,   /* exact keys and values: policy full, the window, one layer of a running prefill */
-  SKV_PURPOSE_LANDMARKS = 2,  /* chunk digests */
+  SKV_PURPOSE_LANDMARKS = 2,  /* chunk digests, mean values of chunks */
   SKV_PURPOSE_LOWRANK = 3,    /* A: low-rank key coordinates */
-  SKV_PURPOSE_BASIS = 4,      /* B and mu of each segment */
+  SKV_PURPOSE_BASIS = 4,      /* B and mu of each segment, weights of key channels */
   SKV_PURPOSE_CHUNK_TABLE = 5,/* chunk to slot map, flags */
   SKV_PURPOSE_OUTLIERS = 6,   /* exact outlier chunks */
   SKV_PURPOSE_SLOTS = 7,      /* slot cache of selected chunks */

@@ -1,11 +1,15 @@
 // attn_decode: one query token per item attends to a list of KV pieces.
 //
-// Computes   over all rows i of the item's blocks and spans: w_i = scale * dot(q[g,:], k_i); out[g,:] = sum softmax(w)_i v_i;
-//            lse[g] = ln sum exp(w_i)
-// Shapes     per item (one query token, one KV head): q [G, D], out [G, D], lse [G] (may be null), contiguous
+// Computes   over all rows i of the item's blocks and spans: w_i = scale * dot(q[g,:], k_i);
+//            out[g,:] = sum softmax(w)_i v_i; lse[g] = ln sum exp(w_i); with merge, over these rows and those that
+//            out and lse stood for before
+// Shapes     per item (one query token, one KV head): q [G, D], out [G, D], lse [G] (may be null without merge),
+//            contiguous
 // Types      q, out, lse f32; k, v bf16 or f32; sums f32 (running max and sum)
 // Strides    k and v rows contiguous (D elements), 16-byte aligned; nothing is read past a span's end
-// Edges      no rows: out = 0, lse = -inf, never NaN; every w = -inf: likewise; NaN in q: NaN in this item only
+// Edges      no rows: out = 0, lse = -inf, never NaN; every w = -inf: likewise; NaN in q: NaN in this item only. With
+//            merge those leave out and lse unchanged to the bit; where lse was -inf, out counts for nothing; a NaN in
+//            either stays in this item
 // Determinism the result depends on the item's pieces in their order only: splits have a fixed length in tokens, so
 //            neither other items nor the thread count change a bit
 // Tolerance  1e-5 relative f32; 2e-2 of max|v| bf16 inputs are exact once widened, so 1e-5 too against the same bits
@@ -35,6 +39,7 @@ struct AttnDecodeItem {
   int32_t n_spans = 0;
   float* out = nullptr;
   float* lse = nullptr;
+  bool merge = false;  // out and lse hold an earlier result over other rows
 };
 
 bool attn_decode_supports(const AttnDecodeDesc& desc);

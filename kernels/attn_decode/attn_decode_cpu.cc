@@ -1,11 +1,9 @@
 #include "kernels/attn_decode/attn_decode.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/softmax_parts.h"
 #include "kernels/common/workspace.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -13,6 +11,7 @@
 #include <hwy/foreach_target.h>
 
 #include "kernels/common/row_tile-inl.h"
+#include "kernels/common/softmax_tile-inl.h"
 
 #ifndef SKV_ATTN_DECODE_PLAN
 #define SKV_ATTN_DECODE_PLAN
@@ -32,37 +31,22 @@ struct Split {
   int32_t span_row;
 };
 
-struct Partial {
-  float* max;  // [G]
-  float* sum;  // [G]
-  float* acc;  // [G, padded dim]
-};
-
 struct Plan {
-  std::size_t padded_dim = 0;
-  int64_t partial_floats = 0;
   int64_t n_splits = 0;
   int64_t* first_split = nullptr;  // [n_items + 1]
   Split* splits = nullptr;
   float* q = nullptr;         // [n_items, G, padded_dim], times scale
-  float* partials = nullptr;  // [n_splits, partial_floats]
+  SoftmaxParts parts;         // one a split
 };
 
-Partial partial_of(const Plan& plan, int32_t group, int64_t split) {
-  float* base = plan.partials + split * plan.partial_floats;
-  const int64_t heads = (group + 15) / 16 * 16;
-  return {base, base + heads, base + 2 * heads};
-}
-
 std::size_t lay_out(const AttnDecodeDesc& desc, int64_t n_items, int64_t max_splits, void* workspace, Plan* plan) {
-  plan->padded_dim = static_cast<std::size_t>((desc.head_dim + 15) / 16 * 16);
-  const auto row = static_cast<int64_t>(plan->padded_dim);
-  plan->partial_floats = 2 * ((desc.group + 15) / 16 * 16) + desc.group * row;
+  plan->parts.group = desc.group;
+  plan->parts.head_dim = desc.head_dim;
   WorkspaceCursor cursor(workspace);
   plan->first_split = cursor.take<int64_t>(n_items + 1);
   plan->splits = cursor.take<Split>(max_splits);
-  plan->q = cursor.take<float>(n_items * desc.group * row);
-  plan->partials = cursor.take<float>(max_splits * plan->partial_floats);
+  plan->q = cursor.take<float>(n_items * desc.group * plan->parts.padded_dim());
+  plan->parts.base = cursor.take<float>(max_splits * plan->parts.part_floats());
   return cursor.bytes();
 }
 
@@ -95,41 +79,19 @@ void make_plan(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items
     plan->first_split[i] = plan->n_splits;
     cut_item(item, static_cast<int32_t>(i), plan);
     for (int32_t g = 0; g < desc.group; ++g) {
-      float* to = plan->q + (i * desc.group + g) * static_cast<int64_t>(plan->padded_dim);
+      float* to = plan->q + (i * desc.group + g) * plan->parts.padded_dim();
       const float* from = item.q + int64_t{g} * desc.head_dim;
-      std::fill(to, to + plan->padded_dim, 0.0f);
+      std::fill(to, to + plan->parts.padded_dim(), 0.0f);
       for (int32_t d = 0; d < desc.head_dim; ++d) to[d] = from[d] * desc.scale;
     }
   }
   plan->first_split[n_items] = plan->n_splits;
 }
 
-// Weight of a part with maximum max in a whole with maximum whole, where both may be -inf (no visible row).
-float decay_to(float max, float whole) {
-  return std::isinf(whole) && whole < 0 ? 1.0f : std::exp(max - whole);
-}
-
-// Heads whose rows were all -inf, or that had none, have sum 0: out = 0, lse = -inf.
 void merge_item(const AttnDecodeDesc& desc, const Plan& plan, const AttnDecodeItem& item, int64_t index) {
-  const int64_t first = plan.first_split[index], last = plan.first_split[index + 1];
   for (int32_t g = 0; g < desc.group; ++g) {
-    float max = -std::numeric_limits<float>::infinity();
-    for (int64_t s = first; s < last; ++s) max = std::fmax(max, partial_of(plan, desc.group, s).max[g]);
-    float* out = item.out + int64_t{g} * desc.head_dim;
-    std::fill(out, out + desc.head_dim, 0.0f);
-    double sum = 0;
-    for (int64_t s = first; s < last; ++s) {
-      const Partial part = partial_of(plan, desc.group, s);
-      const float weight = decay_to(part.max[g], max);
-      const float* acc = part.acc + g * static_cast<int64_t>(plan.padded_dim);
-      sum += static_cast<double>(weight) * part.sum[g];
-      for (int32_t d = 0; d < desc.head_dim; ++d) out[d] += weight * acc[d];
-    }
-    const float inverse = sum == 0 ? 0.0f : static_cast<float>(1.0 / sum);
-    for (int32_t d = 0; d < desc.head_dim; ++d) out[d] *= inverse;
-    if (item.lse != nullptr) {
-      item.lse[g] = sum == 0 ? -std::numeric_limits<float>::infinity() : static_cast<float>(max + std::log(sum));
-    }
+    merge_softmax_head(plan.parts, g, plan.first_split[index], plan.first_split[index + 1], item.merge,
+                       item.out + int64_t{g} * desc.head_dim, item.lse == nullptr ? nullptr : item.lse + g);
   }
 }
 
@@ -188,35 +150,10 @@ class RowCursor {
   int64_t span_row_, left_;
 };
 
-// Logits w [n] of one head become weights; returns what the head's earlier sums must be multiplied by.
-HWY_INLINE float weigh(float* w, int n, float* max, float* sum) {
-  const F32 d;
-  const int lanes = static_cast<int>(hn::Lanes(d));
-  const float none = -std::numeric_limits<float>::infinity();
-  for (int r = n; r % lanes != 0; ++r) w[r] = none;
-  VF top = hn::Set(d, none);
-  for (int r = 0; r < n; r += lanes) top = hn::Max(hn::LoadU(d, w + r), top);
-  const float whole = std::max(*max, max_of_lanes(d, top));
-  const VF shift = hn::Set(d, whole == none ? 0.0f : whole);
-  VF total = hn::Zero(d);
-  for (int r = 0; r < n; r += lanes) {
-    const VF p = exp(d, hn::Sub(hn::LoadU(d, w + r), shift));
-    hn::StoreU(p, d, w + r);
-    total = hn::Add(total, p);
-  }
-  const float decay = *max == whole ? 1.0f : decay_to(*max, whole);
-  *sum = *sum * decay + sum_of_lanes(d, total);
-  *max = whole;
-  return decay;
-}
-
 template <class T>
 void attend_split(const AttnDecodeDesc& desc, const AttnDecodeItem& item, const Split& split, const float* q,
-                  std::size_t padded_dim, const Partial& out) {
+                  std::size_t padded_dim, const SoftmaxPart& out) {
   const auto dim = static_cast<std::size_t>(desc.head_dim);
-  std::fill(out.max, out.max + desc.group, -std::numeric_limits<float>::infinity());
-  std::fill(out.sum, out.sum + desc.group, 0.0f);
-  std::fill(out.acc, out.acc + static_cast<std::size_t>(desc.group) * padded_dim, 0.0f);
   RowTile<T> tiles[2];
   RowCursor<T> cursor(item, split, desc.head_dim);
   cursor.fill(&tiles[0]);
@@ -240,7 +177,7 @@ void attend_split(const AttnDecodeDesc& desc, const AttnDecodeItem& item, const 
 }
 
 void run_split(const AttnDecodeDesc& desc, const AttnDecodeItem& item, const Split& split, const float* q,
-               std::size_t padded_dim, const Partial& out) {
+               std::size_t padded_dim, const SoftmaxPart& out) {
   if (desc.dtype == DType::bf16) attend_split<Bf16>(desc, item, split, q, padded_dim, out);
   else attend_split<float>(desc, item, split, q, padded_dim, out);
 }
@@ -267,12 +204,13 @@ std::size_t attn_decode_workspace_bytes(const AttnDecodeDesc& desc, int64_t n_it
 void attn_decode_cpu(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items, void* workspace) {
   Plan plan;
   make_plan(desc, items, workspace, &plan);
-  const int64_t q_floats = desc.group * static_cast<int64_t>(plan.padded_dim);
+  const int64_t padded_dim = plan.parts.padded_dim();
   const auto run = HWY_DYNAMIC_DISPATCH(run_split);
   parallel_for(plan.n_splits, [&](int64_t s, int) {
     const Split& split = plan.splits[s];
-    run(desc, items[static_cast<std::size_t>(split.item)], split, plan.q + split.item * q_floats, plan.padded_dim,
-        partial_of(plan, desc.group, s));
+    plan.parts.clear(s);
+    run(desc, items[static_cast<std::size_t>(split.item)], split, plan.q + split.item * desc.group * padded_dim,
+        static_cast<std::size_t>(padded_dim), plan.parts.at(s));
   });
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i, int) {
     merge_item(desc, plan, items[static_cast<std::size_t>(i)], i);

@@ -23,7 +23,8 @@ std::vector<Rows> list_rows(const AttnDecodeItem& item) {
   return rows;
 }
 
-void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const float* q, float* out, float* lse) {
+void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const float* q, bool merge, float* out,
+            float* lse) {
   const int64_t dim = desc.head_dim;
   const double none = -std::numeric_limits<double>::infinity();
   std::vector<double> logits, sums(static_cast<std::size_t>(dim), 0.0);
@@ -48,6 +49,16 @@ void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const flo
       }
     }
   }
+  if (merge && sum == 0) return;
+  if (merge && *lse != none) {  // the earlier result is a row of value out and logit lse
+    const double whole = std::fmax(max, *lse), before = std::exp(*lse - whole);
+    const double decay = max == none ? 1.0 : std::exp(max - whole);
+    sum = sum * decay + before;
+    for (int64_t d = 0; d < dim; ++d) {
+      sums[static_cast<std::size_t>(d)] = sums[static_cast<std::size_t>(d)] * decay + before * out[d];
+    }
+    max = whole;
+  }
   for (int64_t d = 0; d < dim; ++d) {
     out[d] = sum == 0 ? 0.0f : static_cast<float>(sums[static_cast<std::size_t>(d)] / sum);
   }
@@ -61,7 +72,7 @@ void attn_decode_ref(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem>
     const std::vector<Rows> rows = list_rows(item);
     for (int32_t g = 0; g < desc.group; ++g) {
       const int64_t at = int64_t{g} * desc.head_dim;
-      attend(desc, rows, item.q + at, item.out + at, item.lse ? item.lse + g : nullptr);
+      attend(desc, rows, item.q + at, item.merge, item.out + at, item.lse ? item.lse + g : nullptr);
     }
   }
 }

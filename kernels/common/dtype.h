@@ -31,6 +31,11 @@ inline float f16_to_f32(uint16_t h) {
   return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
+// Round to nearest, ties to even; beyond 65504 infinity; NaN stays NaN.
+uint16_t f32_to_f16(float f);
+// The smallest f16 not below a non-negative f; beyond 65504, and for NaN: NaN. For scales, so that codes never overflow.
+uint16_t f32_to_f16_scale(float f);
+
 inline float load_f32(const void* base, DType t, int64_t i) {
   switch (t) {
     case DType::f32: return static_cast<const float*>(base)[i];
@@ -40,10 +45,9 @@ inline float load_f32(const void* base, DType t, int64_t i) {
   return 0.0f;
 }
 
-// f16 is a weight format only: nothing in the library stores it yet.
 inline void store_f32(void* base, DType t, int64_t i, float v) {
   if (t == DType::f32) static_cast<float*>(base)[i] = v;
-  else static_cast<uint16_t*>(base)[i] = f32_to_bf16(v);
+  else static_cast<uint16_t*>(base)[i] = t == DType::bf16 ? f32_to_bf16(v) : f32_to_f16(v);
 }
 
 inline void* offset_bytes(void* p, int64_t bytes) { return static_cast<char*>(p) + bytes; }

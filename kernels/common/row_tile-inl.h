@@ -42,8 +42,8 @@ inline constexpr std::size_t kLine = 64 / sizeof(T);
 
 #if HWY_TARGET != HWY_SCALAR
 // Folds a vector onto its first 128 bits.
-template <class D, class V>
-HWY_INLINE void store_block_sum(D d, V v, float* out) {
+template <class D, class V, class T = hn::TFromD<D>>
+HWY_INLINE void store_block_sum(D d, V v, T* out) {
   if constexpr (hn::MaxLanes(D()) <= 4) {
     hn::StoreU(v, d, out);
   } else {
@@ -53,18 +53,18 @@ HWY_INLINE void store_block_sum(D d, V v, float* out) {
 }
 #endif
 
-// The lane sums of four vectors. Always this tree, so that a row's dot product does not depend on its place in a
-// tile.
-HWY_INLINE void store_sums(VF a, VF b, VF c, VF e, float* out) {
+// The lane sums of four vectors of f32 or int32. Always this tree, so that a row's dot product does not depend on its
+// place in a tile.
+template <class D, class V, class T = hn::TFromD<D>>
+HWY_INLINE void store_sums([[maybe_unused]] D d, V a, V b, V c, V e, T* out) {
 #if HWY_TARGET == HWY_SCALAR
   out[0] = hn::GetLane(a), out[1] = hn::GetLane(b), out[2] = hn::GetLane(c), out[3] = hn::GetLane(e);
 #else
-  const F32 d;
-  const hn::RepartitionToWide<F32> dw;
+  const hn::RepartitionToWide<D> dw;
   const auto ab = hn::BitCast(dw, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
   const auto ce = hn::BitCast(dw, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
-  const VF blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, ab, ce)),
-                            hn::BitCast(d, hn::InterleaveUpper(dw, ab, ce)));
+  const V blocks = hn::Add(hn::BitCast(d, hn::InterleaveLower(dw, ab, ce)),
+                           hn::BitCast(d, hn::InterleaveUpper(dw, ab, ce)));
   store_block_sum(d, blocks, out);
 #endif
 }
@@ -96,8 +96,29 @@ HWY_INLINE void dot_four_rows(const T* const* k, const float* q, std::size_t q_s
   for (; i + lanes <= dim; i += lanes) step(i, [&](const T* p) SKV_INLINE_LAMBDA { return load(d, p); });
   if (i < dim) step(i, [&](const T* p) SKV_INLINE_LAMBDA { return load_n(d, p, dim - i); });
   unroll<G>([&](auto g) SKV_INLINE_LAMBDA {
-    store_sums(sum[4 * g], sum[4 * g + 1], sum[4 * g + 2], sum[4 * g + 3], out + g * kTileRows);
+    store_sums(d, sum[4 * g], sum[4 * g + 1], sum[4 * g + 2], sum[4 * g + 3], out + g * kTileRows);
   });
+}
+
+// dot(integral_constant<int, G>, four rows, g, r, four rows to prefetch or null) until heads [0, heads) have met rows
+// [0, n), G heads from g on and the rows from r on at a time. Past row n - 1 it stands in for the missing ones.
+template <class T, class Dot>
+HWY_INLINE void for_each_head_block(const T* const* rows, int n, int heads, const Ahead<T>& ahead, Dot&& dot) {
+  for (int r = 0; r < n; r += 4) {
+    const T* k[4];
+    for (int i = 0; i < 4; ++i) k[i] = rows[std::min(r + i, n - 1)];
+    const T* const* near = r + 4 <= ahead.n ? ahead.rows + r : nullptr;
+    int g = 0;
+    for (; g + kWideHeads <= heads; g += kWideHeads, near = nullptr) {
+      dot(std::integral_constant<int, kWideHeads>{}, k, g, r, near);
+    }
+    if (kWideHeads > 2 && g + 2 <= heads) {
+      dot(std::integral_constant<int, 2>{}, k, g, r, near);
+      g += 2;
+      near = nullptr;
+    }
+    if (g < heads) dot(std::integral_constant<int, 1>{}, k, g, r, near);
+  }
 }
 
 // Logits of heads <= kTileHeads heads against n rows: w[g * kTileRows + r]. Up to three entries past n are written
@@ -105,23 +126,10 @@ HWY_INLINE void dot_four_rows(const T* const* k, const float* q, std::size_t q_s
 template <class T>
 HWY_INLINE void tile_logits(const T* const* rows, int n, const float* q, std::size_t q_stride, int heads,
                             std::size_t dim, float* w, const Ahead<T>& ahead = {}) {
-  for (int r = 0; r < n; r += 4) {
-    const T* k[4];
-    for (int i = 0; i < 4; ++i) k[i] = rows[std::min(r + i, n - 1)];
-    const T* const* near = r + 4 <= ahead.n ? ahead.rows + r : nullptr;
-    const auto head = [&](int g) { return q + static_cast<std::size_t>(g) * q_stride; };
-    const auto at = [&](int g) { return w + g * kTileRows + r; };
-    int g = 0;
-    for (; g + kWideHeads <= heads; g += kWideHeads, near = nullptr) {
-      dot_four_rows<kWideHeads>(k, head(g), q_stride, dim, at(g), near);
-    }
-    if (kWideHeads > 2 && g + 2 <= heads) {
-      dot_four_rows<2>(k, head(g), q_stride, dim, at(g), near);
-      g += 2;
-      near = nullptr;
-    }
-    if (g < heads) dot_four_rows<1>(k, head(g), q_stride, dim, at(g), near);
-  }
+  for_each_head_block(rows, n, heads, ahead,
+                      [&](auto width, const T* const* k, int g, int r, const T* const* near) SKV_INLINE_LAMBDA {
+    dot_four_rows<width()>(k, q + static_cast<std::size_t>(g) * q_stride, q_stride, dim, w + g * kTileRows + r, near);
+  });
 }
 
 // acc[g, i..] = acc * decay[g] + sum_r w[g, r] v[r][i..] for G heads and N vectors of columns from i on; the tile is

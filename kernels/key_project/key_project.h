@@ -1,12 +1,17 @@
 // key_project: the low-rank coordinates of pre-RoPE keys, and what they miss.
 //
-// Computes   a[i, :] = round((x[i, :] - mu) p);  xhat = a b + mu, with b = round(p^T);
-//            residual[c, h] = ||x - xhat||^2 and energy[c, h] = ||x - mu||^2 over the C tokens of chunk c and head h's columns
-// Shapes     x [n, m] f32 (n = whole chunks, token-major, m = kv_heads * D); mu [m] f32 (already rounded as stored);
-//            p [m, r] f32; b [kv_heads, r, D] as stored; a paged rows, one row a chunk = [C, r]; first_chunk;
-//            residual, energy [n / C, kv_heads] f32
-// Types      a and b of dtype (bf16 or f32); sums f32
-// Tolerance  a: one rounding of the reference; residual 1e-3 relative + 1e-6 * energy
+// Computes   a[i, :] = code((x[i, :] - mu) p), code: rounded to dtype, or int8 as block_format.h says;
+//            xhat = decode(a) b + mu, with b = round(p^T);
+//            residual[c, h] = ||x - xhat||^2 and energy[c, h] = ||x - mu||^2 over chunk c and head h's columns
+// Shapes     x [n, m] f32 (n = whole chunks, token-major, m = kv_heads * D); mu [m] f32 (already rounded as
+//            stored); p [m, r] f32; b [kv_heads, r, D] as stored; a paged rows, one block of C rows of r a chunk;
+//            first_chunk; residual, energy [n / C, kv_heads] f32
+// Types      a and b of dtype (bf16 or f32), or a int8 with f16 scales; sums f32
+// Edges      a row of x that is not finite: NaN coordinates (raw rows keep infinities); its chunk's residuals are not
+//            finite; all else as without it. Padding bytes of int8 blocks are zeros
+// Determinism a chunk's bytes depend on its rows of x, mu, p and b only: not on n, first_chunk or threads
+// Tolerance  a: one rounding of the reference (int8: scales one step of f16, codes 1); residual 1e-3 relative +
+//            1e-6 * energy, about the coordinates as they were stored; energy 1e-4 relative
 // Workspace  workspace_bytes(n, m, r)
 // Cost       flops 4 n m r
 // Source     shadowkv.md section 2; residuals are always those of centred keys
@@ -14,6 +19,7 @@
 
 #include <cstddef>
 
+#include "kernels/common/block_format.h"
 #include "kernels/common/paged.h"
 
 namespace skv::kernels {
@@ -24,6 +30,9 @@ struct KeyProjectDesc {
   int32_t head_dim = 0;
   int32_t rank = 0;
   int32_t chunk = 0;
+  BlockCodec a_codec = BlockCodec::raw;  // raw or int8
+
+  BlockFormat a_format() const { return {a_codec, dtype, chunk, rank}; }
 };
 
 struct KeyProjectArgs {

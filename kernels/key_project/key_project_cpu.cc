@@ -1,6 +1,7 @@
 #include "kernels/key_project/key_project.h"
 
 #include <algorithm>
+#include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/key_project/key_project_cpu.cc"
@@ -8,6 +9,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/row_codec-inl.h"
 #include "kernels/common/sgemm.h"
 #include "kernels/common/simd-inl.h"
 #include "kernels/common/workspace.h"
@@ -80,11 +82,27 @@ void narrow(const float* src, int64_t n, T* dst) {
       [&](int64_t i, std::size_t count) HWY_ATTR { store_n(load_n(d, src + i, count), d, dst + i, count); });
 }
 
+// Rows of coordinates as int8 codes, their scales after them, zeros up to the end of the block.
+void store_int8(const BlockFormat& format, float* a, void* block) {
+  auto* codes = static_cast<int8_t*>(block);
+  int8_t* scales = codes + format.scales_at();
+  for (int64_t i = 0; i < format.chunk; ++i) {
+    float* row = a + i * format.width;
+    const uint16_t scale = encode_int8_row(row, format.width, codes + i * format.width);
+    decode_int8_row(codes + i * format.width, scale, format.width, row);
+    std::memcpy(scales + 2 * i, &scale, sizeof(scale));
+  }
+  const int64_t used = format.scales_at() + 2 * format.chunk;
+  std::memset(codes + used, 0, static_cast<std::size_t>(format.block_bytes() - used));
+}
+
 // Stores the coordinates of one chunk and puts what was stored back into a: the residual is that of the stored keys.
 template <class T>
-void store_rows(float* a, int64_t n, void* row) {
-  narrow(a, n, static_cast<T*>(row));
-  widen(static_cast<const T*>(row), n, a);
+void store_block(const BlockFormat& format, float* a, void* block) {
+  if (format.codec == BlockCodec::int8) return store_int8(format, a, block);
+  const int64_t n = int64_t{format.chunk} * format.width;
+  narrow(a, n, static_cast<T*>(block));
+  widen(static_cast<const T*>(block), n, a);
 }
 
 void chunk_errors(const KeyProjectDesc& desc, const float* centered, const float* rebuilt, float* residual,
@@ -121,7 +139,7 @@ void project_block(const KeyProjectDesc& desc, const KeyProjectArgs& args, const
   });
   sgemm({.a = s.centered, .lda = m, .b = args.p, .ldb = r, .c = s.a, .ldc = r, .m = rows, .n = r, .k = m}, s.matmul);
   parallel_for(chunks, [&](int64_t c, int) HWY_ATTR {
-    store_rows<T>(s.a + c * chunk * r, chunk * r, args.a.row(args.first_chunk + first + c));
+    store_block<T>(desc.a_format(), s.a + c * chunk * r, args.a.row(args.first_chunk + first + c));
   });
   sgemm({.a = s.a, .lda = r, .b = s.b, .ldb = m, .c = s.rebuilt, .ldc = m, .m = rows, .n = m, .k = r}, s.matmul);
   parallel_for(chunks, [&](int64_t c, int) HWY_ATTR {
@@ -156,7 +174,9 @@ namespace skv::kernels {
 HWY_EXPORT(key_project_simd);
 
 bool key_project_supports(const KeyProjectDesc& desc) {
-  return desc.dtype != DType::f16 && desc.kv_heads >= 1 && desc.head_dim >= 1 && desc.rank >= 1 && desc.chunk >= 1;
+  const bool coded = desc.a_codec == BlockCodec::raw || desc.a_codec == BlockCodec::int8;
+  return coded && desc.dtype != DType::f16 && desc.kv_heads >= 1 && desc.head_dim >= 1 && desc.rank >= 1 &&
+         desc.chunk >= 1;
 }
 
 std::size_t key_project_workspace_bytes(const KeyProjectDesc& desc, int64_t n) {

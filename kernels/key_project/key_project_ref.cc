@@ -1,8 +1,29 @@
+#include <cstring>
 #include <vector>
 
+#include "kernels/common/row_codec.h"
 #include "kernels/key_project/key_project.h"
 
 namespace skv::kernels {
+namespace {
+
+// Stores row t of a block and puts what was stored back into a.
+void store_row(const BlockFormat& format, std::vector<float>& a, void* block, int64_t t) {
+  if (format.codec == BlockCodec::raw) {
+    for (int64_t j = 0; j < format.width; ++j) {
+      store_f32(block, format.dtype, t * format.width + j, a[j]);
+      a[j] = load_f32(block, format.dtype, t * format.width + j);
+    }
+    return;
+  }
+  if (t == 0) std::memset(block, 0, static_cast<std::size_t>(format.block_bytes()));
+  auto* codes = static_cast<int8_t*>(block) + t * format.width;
+  const uint16_t scale = encode_int8_row_ref(a.data(), format.width, codes);
+  std::memcpy(static_cast<int8_t*>(block) + format.scales_at() + 2 * t, &scale, sizeof(scale));
+  decode_int8_row_ref(codes, scale, format.width, a.data());
+}
+
+}  // namespace
 
 void key_project_ref(const KeyProjectDesc& desc, const KeyProjectArgs& args, void*) {
   const int64_t dim = desc.head_dim, r = desc.rank, m = desc.kv_heads * dim;
@@ -13,11 +34,9 @@ void key_project_ref(const KeyProjectDesc& desc, const KeyProjectArgs& args, voi
     for (int64_t j = 0; j < r; ++j) {
       double sum = 0.0;
       for (int64_t d = 0; d < m; ++d) sum += (static_cast<double>(x[d]) - args.mu[d]) * args.p[d * r + j];
-      void* row = args.a.row(args.first_chunk + c);
-      const int64_t at = i % desc.chunk * r + j;
-      store_f32(row, desc.dtype, at, static_cast<float>(sum));
-      a[j] = load_f32(row, desc.dtype, at);
+      a[j] = static_cast<float>(sum);
     }
+    store_row(desc.a_format(), a, args.a.row(args.first_chunk + c), i % desc.chunk);
     for (int64_t h = 0; h < desc.kv_heads; ++h) {
       double residual = 0.0, energy = 0.0;
       for (int64_t d = 0; d < dim; ++d) {

@@ -1,6 +1,7 @@
 #include "kernels/key_rebuild/key_rebuild.h"
 
 #include <algorithm>
+#include <cstring>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/key_rebuild/key_rebuild_cpu.cc"
@@ -8,6 +9,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/row_codec-inl.h"
 #include "kernels/common/simd-inl.h"
 
 #ifndef SKV_KERNELS_KEY_REBUILD_LIMITS
@@ -65,6 +67,17 @@ void widen(const T* src, int64_t n, float* dst) {
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) hn::StoreU(load(d, src + i), d, dst + i);
   if (i < n) store_n(load_n(d, src + i, n - i), d, dst + i, n - i);
+}
+
+// Elements [begin, begin + n) of row t of a block of A.
+template <class T>
+void load_row(const BlockFormat& format, const void* block, int64_t t, int64_t begin, int64_t n, float* dst) {
+  if (format.codec == BlockCodec::raw)
+    return widen(static_cast<const T*>(block) + t * format.width + begin, n, dst);
+  const auto* codes = static_cast<const int8_t*>(block);
+  uint16_t scale;
+  std::memcpy(&scale, codes + format.scales_at() + 2 * t, sizeof(scale));
+  decode_int8_row(codes + t * format.width + begin, scale, n, dst);
 }
 
 // Cos and sin of the position's rotation, times the attention factor: the product of the two tabulated rotations.
@@ -128,8 +141,8 @@ void rebuild_chunks(const KeyRebuildDesc& desc, const KeyRebuildItem& item, cons
         std::fill_n(target, kc, 0.0f);
         continue;
       }
-      const T* chunk = static_cast<const T*>(item.a.row(item.chunks[begin + row / desc.chunk]));
-      widen(chunk + row % desc.chunk * r + k0, kc, target);
+      const void* block = item.a.row(item.chunks[begin + row / desc.chunk]);
+      load_row<T>(desc.a_format(), block, row % desc.chunk, k0, kc, target);
     }
     int64_t j = 0;
     for (; j + 2 * lanes <= dim; j += 2 * lanes)
@@ -191,7 +204,8 @@ HWY_EXPORT(key_rebuild_simd);
 
 bool key_rebuild_supports(const KeyRebuildDesc& desc) {
   const RopeView& rope = desc.rope;
-  return desc.dtype != DType::f16 && desc.rank >= 1 && desc.chunk >= 1 && desc.chunk <= kRebuildRows &&
+  const bool coded = desc.a_codec == BlockCodec::raw || desc.a_codec == BlockCodec::int8;
+  return coded && desc.dtype != DType::f16 && desc.rank >= 1 && desc.chunk >= 1 && desc.chunk <= kRebuildRows &&
          desc.head_dim >= 16 && desc.head_dim <= kRebuildDim && desc.head_dim % 16 == 0 && rope.rotary_dim >= 0 &&
          rope.rotary_dim <= desc.head_dim && rope.rotary_dim % 2 == 0;
 }

@@ -1,5 +1,7 @@
+#include <cstring>
 #include <vector>
 
+#include "kernels/common/row_codec.h"
 #include "kernels/key_rebuild/key_rebuild.h"
 
 namespace skv::kernels {
@@ -9,6 +11,18 @@ const BasisSegment& segment_of(const KeyRebuildItem& item, int32_t chunk) {
   int32_t s = 0;
   while (s + 1 < item.n_segments && item.segments[s + 1].first_chunk <= chunk) ++s;
   return item.segments[s];
+}
+
+// Row t of a block of A.
+void load_row(const BlockFormat& format, const void* block, int64_t t, std::vector<float>& a) {
+  if (format.codec == BlockCodec::raw) {
+    for (int64_t j = 0; j < format.width; ++j) a[j] = load_f32(block, format.dtype, t * format.width + j);
+    return;
+  }
+  const auto* codes = static_cast<const int8_t*>(block);
+  uint16_t scale;
+  std::memcpy(&scale, codes + format.scales_at() + 2 * t, sizeof(scale));
+  decode_int8_row_ref(codes + t * format.width, scale, format.width, a.data());
 }
 
 void rotate(const RopeView& rope, int64_t position, std::vector<double>& k) {
@@ -31,17 +45,17 @@ void rotate(const RopeView& rope, int64_t position, std::vector<double>& k) {
 void key_rebuild_ref(const KeyRebuildDesc& desc, std::span<const KeyRebuildItem> items) {
   const int64_t r = desc.rank, dim = desc.head_dim;
   std::vector<double> k(static_cast<std::size_t>(dim));
+  std::vector<float> a(static_cast<std::size_t>(r));
   for (const KeyRebuildItem& item : items) {
     for (int32_t i = 0; i < *item.n; ++i) {
       const int32_t chunk = item.chunks[i];
       const BasisSegment& segment = segment_of(item, chunk);
-      const void* a = item.a.row(chunk);
       for (int64_t t = 0; t < desc.chunk; ++t) {
+        load_row(desc.a_format(), item.a.row(chunk), t, a);
         for (int64_t d = 0; d < dim; ++d) {
           k[d] = load_f32(segment.mu, desc.dtype, d);
           for (int64_t j = 0; j < r; ++j)
-            k[d] += static_cast<double>(load_f32(a, desc.dtype, t * r + j)) *
-                    load_f32(segment.b, desc.dtype, j * dim + d);
+            k[d] += static_cast<double>(a[j]) * load_f32(segment.b, desc.dtype, j * dim + d);
         }
         rotate(desc.rope, static_cast<int64_t>(chunk) * desc.chunk + t, k);
         const int64_t row = (static_cast<int64_t>(item.slots[i]) * desc.chunk + t) * dim;

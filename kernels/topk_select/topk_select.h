@@ -1,8 +1,9 @@
 // topk_select: the k best scores of a row, ids ascending.
 //
-// Computes   ids = the min(k, valid) indices j with the largest score; scores < 0 are invalid (excluded chunks)
+// Computes   ids = the min(k, valid) indices j with the largest score; a score of -inf is invalid (an excluded chunk)
 // Shapes     per item: scores [n], ids [k]
-// Edges      ties: the lower index wins; fewer valid than k: all of them; NaN counts as -inf but valid (chosen last)
+// Edges      ties (+0 and -0 too): the lower index wins; fewer valid than k: all of them; NaN is valid, below every
+//            number (chosen last)
 // Determinism exact; equals a stable sort
 // Workspace  workspace_bytes(sum of n over items); may be 0
 // Cost       reads n floats twice; no sort of the whole row

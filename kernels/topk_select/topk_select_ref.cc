@@ -11,8 +11,9 @@ void topk_select_ref(std::span<const TopkSelectItem> items, void*) {
   for (const TopkSelectItem& item : items) {
     std::vector<int32_t> order;
     for (int32_t j = 0; j < item.n; ++j) {
-      if (!(item.scores[j] < 0)) order.push_back(j);
+      if (item.scores[j] != -std::numeric_limits<float>::infinity()) order.push_back(j);
     }
+    // Nothing in the order is -inf, so NaN can stand there.
     const auto key = [&](int32_t j) {
       return std::isnan(item.scores[j]) ? -std::numeric_limits<float>::infinity() : item.scores[j];
     };

@@ -32,7 +32,6 @@ engine::SessionConfig skv::api::read_session_config(const skv_session_params* th
   const skv_session_params params = read_struct(theirs, default_params(), "params");
   check_reserved(params.reserved, "params.reserved");
   const skv_kv_params kv = read_struct(params.kv, kv::default_kv_params(), "params.kv");
-  check_reserved(kv.reserved, "params.kv.reserved");
   return engine::resolve_session(params, kv, model.runtime(), model.model().config());
 }
 

@@ -61,7 +61,7 @@ class Planner {
   int32_t most_slots(int64_t n_sequences, int64_t n_tokens) const {
     kv::Policy policy = config_.policy;
     if (!policy.compresses() || policy.compressed_after_prompt(n_tokens) == 0) return 0;
-    const int64_t low = policy.selected_chunks(n_tokens);
+    const int64_t low = policy.most_selected(n_tokens);
     const int64_t high = std::min<int64_t>(32767, (n_tokens + policy.chunk - 1) / policy.chunk);
     const auto good = [&](int64_t slots) {
       policy.slots_fixed = static_cast<int32_t>(slots);
@@ -80,6 +80,8 @@ class Planner {
 
 kv::Policy with_other_keys(kv::Policy policy) {
   policy.low_rank = !policy.low_rank;
+  // The codec nearest to the one given: A has no 4-bit form.
+  if (policy.low_rank && policy.key_codec == kernels::BlockCodec::int4) policy.key_codec = kernels::BlockCodec::int8;
   return policy;
 }
 

@@ -55,7 +55,8 @@ TierBytes Predictor::prefill_peak(std::span<const int64_t> others, int64_t lengt
   // A further turn's scratch depends on how its history is kept: what is sure is counted, and a prompt that runs out
   // midway is dropped.
   if (length > 0) return peak;
-  return sum(peak, tier_sums(kv::prefill_peak_bytes(geometry_, session_.policy, n)));
+  const int64_t longest = others.empty() ? 0 : *std::max_element(others.begin(), others.end());
+  return sum(peak, tier_sums(kv::prefill_peak_bytes(geometry_, session_.policy, n, longest)));
 }
 
 TierBytes Predictor::peak(std::span<const int64_t> lengths) const {

@@ -25,8 +25,9 @@ struct Context {
         landmarks(memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.landmark_page_bytes()),
         lowrank(memory, SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout.lowrank_page_bytes()),
         table(memory, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout.table_page_bytes()),
-        values(memory, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout.block_page_bytes()),
-        keys(memory, SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout.block_page_bytes()),
+        values(memory, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout.value_page_bytes()),
+        keys(memory, SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout.key_page_bytes()),
+        value_means(memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.value_mean_page_bytes()),
         outliers(memory, SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout.outlier_page_bytes()) {}
 
   const Geometry& geometry() const { return layout.geometry; }
@@ -36,11 +37,17 @@ struct Context {
   kernels::RopeView rope;
   const kernels::Ops& ops;
   MemoryAccount& account;
-  PagePool exact, landmarks, lowrank, table, values, keys, outliers;
+  PagePool exact, landmarks, lowrank, table, values, keys, value_means, outliers;
   Buffer seal_scratch;    // see seal.h
   Buffer decode_scratch;  // see decode.h
   StageTimes times;
+  SelectionProbe probe;  // see Store::set_probe
 };
+
+inline kernels::KeyRebuildDesc rebuild_desc(const Context& context) {
+  const Policy& policy = context.policy();
+  return {policy.dtype, policy.rank, policy.chunk, context.geometry().head_dim, context.rope, policy.key_codec};
+}
 
 // Grows a session-wide scratch buffer; its content is not kept.
 inline void ensure_scratch(Context& context, Buffer* buffer, int64_t bytes) {

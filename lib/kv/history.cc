@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "lib/kv/channel_weights.h"
 #include "lib/kv/seal.h"
+#include "lib/kv/streaming.h"
 #include "lib/kv/views.h"
 
 namespace skv::kv {
@@ -13,6 +15,7 @@ struct HistoryScratch {
   kernels::KvSpan* spans;              // [kv_heads, bound]
   kernels::AttnPrefillItem* items;     // [kv_heads]
   void* attn_workspace;
+  char* sinks;                         // streaming only
   // Compressed history only:
   float* lse;                          // [kAttendTokens, q_heads]
   void* tile;                          // K then V, [kv_heads, tile chunks, C, d] each
@@ -36,7 +39,7 @@ int32_t tile_chunks(const Layout& layout) { return static_cast<int32_t>(kTileTok
 
 kernels::LandmarkScoreDesc block_score_desc(const Layout& layout) {
   const Geometry& g = layout.geometry;
-  return {layout.policy.dtype, g.head_dim, static_cast<int32_t>(kSelectQueries) * g.group(), g.scale};
+  return {layout.digest(), static_cast<int32_t>(kSelectQueries) * g.group(), g.scale, layout.policy.reduce};
 }
 
 void carve_selection(Arena* arena, const Layout& layout, int64_t n_total, int64_t sealed, HistoryScratch* s) {
@@ -44,7 +47,7 @@ void carve_selection(Arena* arena, const Layout& layout, int64_t n_total, int64_
   const int64_t n_chunks = sealed / layout.policy.chunk;
   s->queries = arena->take<float>(kSelectQueries * g.q_heads * g.head_dim);
   s->scores = arena->take<float>(g.kv_heads * n_chunks);
-  s->ids = arena->take<int32_t>(int64_t{g.kv_heads} * layout.policy.selected_chunks(n_total));
+  s->ids = arena->take<int32_t>(int64_t{g.kv_heads} * layout.policy.most_selected(n_total));
   s->n_ids = arena->take<int32_t>(g.kv_heads);
   s->score_items = arena->take<kernels::LandmarkScoreItem>(g.kv_heads);
   s->topk_items = arena->take<kernels::TopkSelectItem>(g.kv_heads);
@@ -62,13 +65,14 @@ HistoryScratch carve_history(Arena* arena, const Layout& layout, int64_t n_total
   s.spans = arena->take<kernels::KvSpan>(g.kv_heads * (exact_span_bound(n_total - sealed) + outlier_pages));
   s.items = arena->take<kernels::AttnPrefillItem>(g.kv_heads);
   s.attn_workspace = arena->take<char>(static_cast<int64_t>(kernels::attn_prefill_workspace_bytes(desc)));
+  if (layout.policy.streams()) s.sinks = arena->take<char>(sink_scratch_bytes(layout));
   if (sealed == 0) return s;
   s.lse = arena->take<float>(kAttendTokens * g.q_heads);
   s.tile = arena->take<char>(int64_t{2} * g.kv_heads * tile_chunks(layout) * layout.block_bytes());
   s.slots = arena->take<int32_t>(tile_chunks(layout));
   s.all_ids = arena->take<int32_t>(tile_chunks(layout));
   s.counts = arena->take<int32_t>(g.kv_heads);
-  s.fetch_items = arena->take<kernels::ChunkFetchItem>(2 * g.kv_heads);
+  s.fetch_items = arena->take<kernels::ChunkFetchItem>(g.kv_heads);
   s.rebuild_items = arena->take<kernels::KeyRebuildItem>(g.kv_heads);
   s.segments = arena->take<kernels::BasisSegment>(g.kv_heads * segment_entries(layout.policy));
   if (layout.policy.selected_turns) carve_selection(arena, layout, n_total, sealed, &s);
@@ -78,7 +82,8 @@ HistoryScratch carve_history(Arena* arena, const Layout& layout, int64_t n_total
 class BlockAttention {
  public:
   BlockAttention(Context& context, Sequence& sequence, int32_t layer, int64_t n_total)
-      : context_(context), layout_(context.layout), layer_(sequence.layers[static_cast<std::size_t>(layer)]) {
+      : context_(context), layout_(context.layout), layer_(sequence.layers[static_cast<std::size_t>(layer)]),
+        ring_start_(ring_start(context.policy(), sequence, sequence.length)) {
     Arena arena(sequence.pending.scratch.data());
     s_ = carve_history(&arena, layout_, n_total, layer_.sealed);
     span_stride_ = exact_span_bound(n_total - layer_.sealed) + layer_.sealed / layout_.policy.chunk / kOutliersPerPage + 2;
@@ -96,6 +101,19 @@ class BlockAttention {
       attend_tile(int64_t{first} * layout_.policy.chunk);
     }
     attend_exact();
+  }
+
+  // A prompt of policy streaming attends to sinks, ring and itself.
+  void streamed(int64_t pos, int64_t n, const float* q, float* out) {
+    start(pos, n, q, out);
+    const int32_t sinks = layout_.policy.sinks;
+    const bool gap = ring_start_ > sinks;
+    if (gap && sinks > 0) turn_sinks(context_, layer_, ring_start_, s_.sinks);
+    attend([&](int32_t h, kernels::KvSpan* list) {
+      int32_t count = 0;
+      if (gap && sinks > 0) list[count++] = sink_span(layout_, layer_, h, s_.sinks);
+      return count + exact_spans(layout_, layer_, h, gap ? ring_start_ : 0, pos_ + n_, list + count);
+    });
   }
 
   // Blocks of kSelectQueries queries: outliers, the chunks selected for the block, exact tokens.
@@ -158,24 +176,26 @@ class BlockAttention {
   template <class Ids>
   void decode_tile(Ids&& ids) {
     const Policy& policy = layout_.policy;
-    const int32_t d = layout_.geometry.head_dim;
-    std::size_t n_fetch = 0;
+    const auto n_heads = static_cast<std::size_t>(heads());
     for (int32_t i = 0; i < tile_chunks(layout_); ++i) s_.slots[i] = i;
     for (int32_t h = 0; h < heads(); ++h) {
-      s_.fetch_items[n_fetch++] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h};
-      if (!policy.low_rank) {
-        s_.fetch_items[n_fetch++] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), s_.slots, s_.counts + h};
-        continue;
+      s_.fetch_items[h] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h, nullptr};
+    }
+    context_.ops.chunk_fetch(layout_.value_block(), {s_.fetch_items, n_heads});
+    if (!policy.low_rank) {
+      for (int32_t h = 0; h < heads(); ++h) {
+        s_.fetch_items[h] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), s_.slots, s_.counts + h,
+                             key_block_weights(layout_, layer_, h)};
       }
+      return context_.ops.chunk_fetch(layout_.key_block(), {s_.fetch_items, n_heads});
+    }
+    for (int32_t h = 0; h < heads(); ++h) {
       kernels::BasisSegment* segments = s_.segments + h * segment_entries(policy);
       const int32_t n_segments = head_segments(layout_, layer_, h, segments);
       s_.rebuild_items[h] = {lowrank_rows(layout_, layer_), segments, n_segments, ids(h), s_.slots, s_.counts + h,
                              tile_keys(h)};
     }
-    context_.ops.chunk_fetch({kernels::BlockCodec::raw, policy.dtype, policy.chunk, d}, {s_.fetch_items, n_fetch});
-    if (!policy.low_rank) return;
-    context_.ops.key_rebuild({policy.dtype, policy.rank, policy.chunk, d, context_.rope},
-                             {s_.rebuild_items, static_cast<std::size_t>(heads())});
+    context_.ops.key_rebuild(rebuild_desc(context_), {s_.rebuild_items, n_heads});
   }
 
   // Outliers are exact: their bytes replace the decoded ones.
@@ -214,11 +234,11 @@ class BlockAttention {
     });
   }
 
-  // Returns the stride of ids: the number of chunks asked for.
+  // Returns the stride of ids: the most chunks that a head asks for.
   int32_t select_chunks() {
     const Geometry& g = layout_.geometry;
     const auto n_chunks = static_cast<int32_t>(layer_.sealed / layout_.policy.chunk);
-    const int32_t k = layout_.policy.selected_chunks(pos_ + n_);
+    const int32_t k = layout_.policy.most_selected(pos_ + n_);
     const int64_t width = int64_t{g.group()} * g.head_dim;
     const int64_t rows = kSelectQueries * width;
     for (int32_t h = 0; h < heads(); ++h) {
@@ -226,11 +246,13 @@ class BlockAttention {
       for (int64_t t = 0; t < kSelectQueries; ++t) {
         // A short block repeats its last query, which cannot change the maximum.
         const float* from = q_ + std::min(t, n_ - 1) * g.q_heads * g.head_dim + h * width;
-        std::copy(from, from + width, queries + t * width);
+        if (layout_.policy.weighs_channels()) weigh_queries(layout_, layer_, h, from, queries + t * width);
+        else std::copy(from, from + width, queries + t * width);
       }
       float* scores = s_.scores + int64_t{h} * n_chunks;
-      s_.score_items[h] = {queries, landmark_rows(layout_, layer_, h), excluded_bits(layer_, h), n_chunks, scores};
-      s_.topk_items[h] = {scores, n_chunks, k, s_.ids + int64_t{h} * k, s_.n_ids + h};
+      s_.score_items[h] = {queries, digest_rows(layout_, layer_, h), excluded_bits(layer_, h), n_chunks, scores};
+      s_.topk_items[h] = {scores, n_chunks, layout_.policy.selected_chunks(pos_ + n_, layer_.index, h),
+                          s_.ids + int64_t{h} * k, s_.n_ids + h};
     }
     const auto n_heads = static_cast<std::size_t>(heads());
     context_.ops.landmark_score(block_score_desc(layout_), {s_.score_items, n_heads}, s_.select_workspace);
@@ -242,6 +264,7 @@ class BlockAttention {
   const Layout& layout_;
   Layer& layer_;
   HistoryScratch s_;
+  int64_t ring_start_;  // streaming: of the prompt
   int64_t span_stride_;
   int64_t pos_ = 0, n_ = 0;
   const float* q_ = nullptr;
@@ -259,7 +282,9 @@ void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t f
   const int64_t row = int64_t{context.geometry().q_heads} * context.geometry().head_dim;
   for (int64_t at = 0; at < n; at += kAttendTokens) {
     const int64_t count = std::min(kAttendTokens, n - at);
-    if (compressed && context.policy().selected_turns) {
+    if (context.policy().streams()) {
+      block.streamed(first_pos + at, count, q + at * row, out + at * row);
+    } else if (compressed && context.policy().selected_turns) {
       block.selected(first_pos + at, count, q + at * row, out + at * row);
     } else {
       block.dense(first_pos + at, count, q + at * row, out + at * row);

@@ -44,7 +44,8 @@ class KeyCoder {
 
   double bound(const Basis& basis) const {
     // Below this the residual is rounding of A and B, not missing directions.
-    const double floor = context_.policy().dtype == DType::f32 ? 1e-5 : 1.0 / 64;
+    const bool exact = context_.policy().dtype == DType::f32 && context_.policy().key_codec == kernels::BlockCodec::raw;
+    const double floor = exact ? 1e-5 : 1.0 / 64;
     return context_.policy().residual_factor * std::max<double>(basis.relative_residual, floor);
   }
 
@@ -241,7 +242,8 @@ class KeyCoder {
       const int64_t n = std::min(kFactorBlock, to - at);
       load_block(at, n);
       const int64_t entry = (at - origin_) / chunk * g.kv_heads;
-      context_.ops.key_project({context_.policy().dtype, g.kv_heads, g.head_dim, context_.policy().rank, chunk},
+      context_.ops.key_project({context_.policy().dtype, g.kv_heads, g.head_dim, context_.policy().rank, chunk,
+                                context_.policy().key_codec},
                                {s_.x, n, s_.mu, s_.p, basis.memory.data(), lowrank_rows(context_.layout, layer_),
                                 chunk_at(at), s_.residual + entry, s_.energy + entry},
                                s_.workspace);

@@ -26,19 +26,42 @@ struct Layout {
 
   int64_t element() const { return dtype_bytes(policy.dtype); }
   int32_t chunks_per_page() const { return kSealedPageTokens / policy.chunk; }
+  // Decoded K or V of one chunk and head, as slots and outliers hold it.
   int64_t block_bytes() const { return int64_t{policy.chunk} * geometry.head_dim * element(); }
 
+  kernels::DigestFormat digest() const {
+    return {policy.digest, policy.digest_codec, policy.dtype, policy.chunk, geometry.head_dim};
+  }
+  // Mean values of chunks, where those not selected are estimated.
+  kernels::DigestFormat value_mean() const {
+    const bool small = policy.digest_codec != kernels::BlockCodec::raw || policy.digest == kernels::DigestKind::keys_2bit;
+    return {kernels::DigestKind::mean, small ? kernels::BlockCodec::int8 : kernels::BlockCodec::raw, policy.dtype,
+            policy.chunk, geometry.head_dim};
+  }
+  kernels::BlockFormat value_block() const {
+    return {policy.value_codec, policy.dtype, policy.chunk, geometry.head_dim};
+  }
+  kernels::BlockFormat key_block() const { return {policy.key_codec, policy.dtype, policy.chunk, geometry.head_dim}; }
+  kernels::BlockFormat lowrank_block() const { return {policy.key_codec, policy.dtype, policy.chunk, policy.rank}; }
+
   int64_t exact_page_bytes() const { return int64_t{2} * kExactPageTokens * geometry.key_width() * element(); }
-  int64_t landmark_page_bytes() const { return int64_t{chunks_per_page()} * geometry.key_width() * element(); }
-  int64_t lowrank_page_bytes() const { return int64_t{kSealedPageTokens} * policy.rank * element(); }
-  int64_t table_page_bytes() const { return int64_t{chunks_per_page()} * geometry.kv_heads * 2; }
-  int64_t block_page_bytes() const { return int64_t{chunks_per_page()} * geometry.kv_heads * block_bytes(); }
+  int64_t per_head_page_bytes(int64_t bytes_per_chunk) const {
+    return int64_t{chunks_per_page()} * geometry.kv_heads * bytes_per_chunk;
+  }
+  int64_t landmark_page_bytes() const { return per_head_page_bytes(digest().chunk_bytes()); }
+  int64_t value_mean_page_bytes() const { return per_head_page_bytes(value_mean().chunk_bytes()); }
+  int64_t lowrank_page_bytes() const { return chunks_per_page() * lowrank_block().block_bytes(); }
+  int64_t table_page_bytes() const { return per_head_page_bytes(2); }
+  int64_t value_page_bytes() const { return per_head_page_bytes(value_block().block_bytes()); }
+  int64_t key_page_bytes() const { return per_head_page_bytes(key_block().block_bytes()); }
   int64_t outlier_page_bytes() const { return int64_t{2} * kOutliersPerPage * block_bytes(); }
 
   // B [kv_heads, r, d] and mu [M] in the KV dtype, eigenvalues [r] f32.
   int64_t basis_bytes() const {
     return int64_t{geometry.key_width()} * (policy.rank + 1) * element() + int64_t{policy.rank} * 4;
   }
+  int64_t channel_weight_bytes() const { return int64_t{2} * geometry.key_width() * 4; }
+  int64_t query_energy_bytes() const { return int64_t{geometry.layers} * geometry.key_width() * 4; }
   int64_t slot_region_bytes(int32_t capacity) const {  // K then V, [kv_heads, capacity, C, d] each
     return int64_t{2} * geometry.kv_heads * capacity * block_bytes();
   }

@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/chunk_fetch/chunk_fetch.h"
+#include "kernels/common/block_format.h"
 #include "lib/base/memory.h"
 
 namespace skv::kv {

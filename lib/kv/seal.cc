@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
+#include "lib/kv/channel_weights.h"
 #include "lib/kv/key_coder.h"
 #include "lib/kv/seal_scratch.h"
 #include "lib/kv/views.h"
@@ -39,25 +41,39 @@ void build_landmarks(const Context& context, const Layer& layer, const Range& ra
   const Geometry& g = context.geometry();
   const int64_t bound = exact_span_bound(range.to - range.from);
   for (int32_t h = 0; h < g.kv_heads; ++h) {
-    s->landmark_items[h] = {s->key_spans + h * bound, n_spans, landmark_rows(context.layout, layer, h),
-                            range.first_chunk, s->min_cosine + int64_t{h} * range.n_chunks};
+    s->landmark_items[h] = {s->key_spans + h * bound, n_spans, digest_rows(context.layout, layer, h),
+                            range.first_chunk, s->min_cosine + int64_t{h} * range.n_chunks,
+                            inverse_channel_weights(context.layout, layer, h)};
   }
-  context.ops.landmark_build({context.policy().dtype, context.policy().chunk, g.head_dim},
-                             {s->landmark_items, static_cast<std::size_t>(g.kv_heads)});
+  context.ops.landmark_build(context.layout.digest(), {s->landmark_items, static_cast<std::size_t>(g.kv_heads)});
+}
+
+void build_value_means(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
+  const Geometry& g = context.geometry();
+  const int64_t bound = exact_span_bound(range.to - range.from);
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    s->landmark_items[h] = {s->value_spans + h * bound, n_spans, value_mean_rows(context.layout, layer, h),
+                            range.first_chunk, nullptr, nullptr};
+  }
+  context.ops.landmark_build(context.layout.value_mean(), {s->landmark_items, static_cast<std::size_t>(g.kv_heads)});
 }
 
 void store_blocks(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
   const Geometry& g = context.geometry();
   const int64_t bound = exact_span_bound(range.to - range.from);
-  std::size_t n = 0;
+  const auto heads = static_cast<std::size_t>(g.kv_heads);
   for (int32_t h = 0; h < g.kv_heads; ++h) {
-    s->store_items[n++] = {s->value_spans + h * bound, n_spans, value_rows(context.layout, layer, h),
-                           range.first_chunk};
-    if (context.policy().low_rank) continue;
-    s->store_items[n++] = {s->key_spans + h * bound, n_spans, key_rows(context.layout, layer, h), range.first_chunk};
+    s->store_items[h] = {s->value_spans + h * bound, n_spans, value_rows(context.layout, layer, h), range.first_chunk,
+                         nullptr};
   }
-  context.ops.block_store({kernels::BlockCodec::raw, context.policy().dtype, context.policy().chunk, g.head_dim},
-                          {s->store_items, n});
+  context.ops.block_store(context.layout.value_block(), {s->store_items, heads});
+  if (context.policy().low_rank) return;
+  const bool coded = context.policy().key_codec != kernels::BlockCodec::raw;
+  for (int32_t h = 0; h < g.kv_heads; ++h) {
+    s->store_items[h] = {s->key_spans + h * bound, n_spans, key_rows(context.layout, layer, h), range.first_chunk,
+                         coded ? inverse_channel_weights(context.layout, layer, h) : nullptr};
+  }
+  context.ops.block_store(context.layout.key_block(), {s->store_items, heads});
 }
 
 // Keeps one chunk of one head exact. Its page must be there.
@@ -83,7 +99,7 @@ void select_outliers(const Context& context, const Range& range, bool first_chun
     const float* cosine = s->min_cosine + int64_t{h} * range.n_chunks;
     float* score = s->outlier_score + int64_t{h} * range.n_chunks;
     for (int32_t j = 0; j < range.n_chunks; ++j) score[j] = 1.0f - std::min(cosine[j], 1.0f);
-    if (first_chunk_apart) score[0] = -1.0f;
+    if (first_chunk_apart) score[0] = -std::numeric_limits<float>::infinity();
     s->topk_items[h] = {score, range.n_chunks, count, s->outlier_ids + int64_t{h} * count, s->n_outlier_ids + h};
   }
   context.ops.topk_select({s->topk_items, static_cast<std::size_t>(g.kv_heads)}, s->topk_workspace);
@@ -139,6 +155,13 @@ void reset_table(const Context& context, const Layer& layer, const Range& range)
   }
 }
 
+// Of the prompt being prefilled, or of the last one.
+const float* query_energy(const Context& context, const Sequence& sequence, const Layer& layer) {
+  const Buffer& energy = sequence.pending.n > 0 ? sequence.pending.query_energy : sequence.query_energy;
+  if (energy.bytes() == 0) return nullptr;
+  return energy.as<float>() + int64_t{layer.index} * context.geometry().key_width();
+}
+
 }  // namespace
 
 void run_seal(Context& context, Sequence& sequence, Layer& layer, int64_t to) noexcept {
@@ -148,8 +171,12 @@ void run_seal(Context& context, Sequence& sequence, Layer& layer, int64_t to) no
                        static_cast<int32_t>((to - layer.sealed) / chunk)};
   Arena arena(context.seal_scratch.data());
   SealScratch s = carve_seal(&arena, context.layout, to - layer.sealed);
+  if (layer.sealed == 0 && context.policy().weighs_channels()) {
+    make_channel_weights(context, layer, to, query_energy(context, sequence, layer), s.x, s.channel_energy);
+  }
   const int32_t n_spans = fill_spans(context, layer, range, &s);
   build_landmarks(context, layer, range, n_spans, &s);
+  if (context.policy().estimates_rest) build_value_means(context, layer, range, n_spans, &s);
   store_blocks(context, layer, range, n_spans, &s);
   reset_table(context, layer, range);
   keep_outliers(context, layer, range, &s);

@@ -15,6 +15,7 @@ void init_layer(Context& context, Layer& layer) {
   layer.table = PageList(&context.table);
   layer.values = PageList(&context.values);
   layer.keys = PageList(&context.keys);
+  layer.value_means = PageList(&context.value_means);
 }
 
 // Outliers that a seal of n_new chunks is sure to add per head.
@@ -59,7 +60,10 @@ std::shared_ptr<Basis> make_basis(Context& context) {
 
 void init_layers(Context& context, Sequence& sequence) {
   sequence.layers.resize(static_cast<std::size_t>(context.geometry().layers));
-  for (Layer& layer : sequence.layers) init_layer(context, layer);
+  for (std::size_t i = 0; i < sequence.layers.size(); ++i) {
+    sequence.layers[i].index = static_cast<int32_t>(i);
+    init_layer(context, sequence.layers[i]);
+  }
 }
 
 void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
@@ -71,6 +75,7 @@ void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
   layer.table.grow(pages);
   layer.values.grow(pages);
   (policy.low_rank ? layer.lowrank : layer.keys).grow(pages);
+  if (policy.estimates_rest) layer.value_means.grow(pages);
   grow_excluded(context, layer, n_chunks);
   if (layer.outliers.empty()) {
     layer.outliers.resize(static_cast<std::size_t>(context.geometry().kv_heads));
@@ -85,14 +90,20 @@ void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
     layer.segments.reserve(static_cast<std::size_t>(segment_entries(policy)));
     layer.segments.push_back({static_cast<int32_t>(layer.sealed / policy.chunk), make_basis(context)});
   }
-  const int32_t capacity = policy.slot_capacity(length);
+  if (policy.weighs_channels() && layer.sealed == 0 && layer.channel_weights.bytes() == 0) {
+    layer.channel_weights =
+        Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_BASIS, context.layout.channel_weight_bytes());
+  }
+  const int32_t capacity = policy.slot_capacity(length, layer.index);
   if (layer.slots.capacity < capacity) layer.slots = make_slots(context, capacity);
 }
 
 void prepare_seal(Context& context, Sequence& sequence, int64_t to, int64_t length) {
   ensure_scratch(context, &context.seal_scratch, seal_scratch_bytes(context.layout, to - sequence.sealed()));
   try {
-    for (Layer& layer : sequence.layers) prepare_layer(context, layer, to, length);
+    for (Layer& layer : sequence.layers) {
+      if (!context.policy().is_dense(layer.index)) prepare_layer(context, layer, to, length);
+    }
   } catch (...) {
     for (Layer& layer : sequence.layers) trim_layer(context, layer, sequence.length);
     throw;
@@ -100,12 +111,17 @@ void prepare_seal(Context& context, Sequence& sequence, int64_t to, int64_t leng
 }
 
 void ensure_slots(Context& context, Sequence& sequence, int64_t length) {
-  const int32_t capacity = context.policy().slot_capacity(length);
-  if (sequence.layers.front().slots.capacity >= capacity) return;
-  std::vector<SlotCache> larger;
-  larger.reserve(sequence.layers.size());
-  for (std::size_t i = 0; i < sequence.layers.size(); ++i) larger.push_back(make_slots(context, capacity));
-  for (std::size_t i = 0; i < sequence.layers.size(); ++i) {
+  const auto wanted = [&](const Layer& layer) {
+    return layer.sealed > 0 ? context.policy().slot_capacity(length, layer.index) : 0;
+  };
+  const auto outgrown = [&](const Layer& layer) { return layer.slots.capacity < wanted(layer); };
+  if (std::none_of(sequence.layers.begin(), sequence.layers.end(), outgrown)) return;
+  std::vector<SlotCache> larger(sequence.layers.size());
+  for (std::size_t i = 0; i < larger.size(); ++i) {
+    if (outgrown(sequence.layers[i])) larger[i] = make_slots(context, wanted(sequence.layers[i]));
+  }
+  for (std::size_t i = 0; i < larger.size(); ++i) {
+    if (larger[i].capacity == 0) continue;
     Layer& layer = sequence.layers[i];
     layer.slots = std::move(larger[i]);
     for (int64_t page = 0; page < layer.table.size(); ++page) {
@@ -122,7 +138,8 @@ void drop_sealed_pages(Layer& layer, int64_t first) noexcept {
 void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept {
   const Policy& policy = context.policy();
   const int64_t pages = ceil_div(layer.sealed / policy.chunk, context.layout.chunks_per_page());
-  for (PageList* list : {&layer.landmarks, &layer.table, &layer.values, &layer.lowrank, &layer.keys}) {
+  for (PageList* list : {&layer.landmarks, &layer.table, &layer.values, &layer.lowrank, &layer.keys,
+                         &layer.value_means}) {
     list->shrink(std::min(list->size(), pages));
   }
   layer.exact.shrink(std::min(layer.exact.size(), ceil_div(length, kExactPageTokens)));
@@ -134,6 +151,7 @@ void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept {
   layer.outliers.clear();
   layer.excluded.reset();
   layer.excluded_words = 0;
+  layer.channel_weights.reset();
   layer.slots = SlotCache{};
 }
 

@@ -10,7 +10,6 @@ namespace {
 
 void carve_low_rank(Arena* arena, const Layout& layout, int64_t n_chunks, SealScratch* s) {
   const int64_t m = layout.geometry.key_width(), r = layout.policy.rank, heads = layout.geometry.kv_heads;
-  s->x = arena->take<float>(kFactorBlock * m);
   s->gram = arena->take<float>(m * m);
   s->sum = arena->take<double>(m);
   s->center = arena->take<float>(m);
@@ -25,7 +24,7 @@ void carve_low_rank(Arena* arena, const Layout& layout, int64_t n_chunks, SealSc
   const auto method = layout.policy.full_factorization ? kernels::BasisMethod::full
                                                        : kernels::BasisMethod::subspace_iteration;
   const kernels::KeyProjectDesc desc = {layout.policy.dtype, layout.geometry.kv_heads, layout.geometry.head_dim,
-                                        layout.policy.rank, layout.policy.chunk};
+                                        layout.policy.rank, layout.policy.chunk, layout.policy.key_codec};
   const std::size_t bytes =
       std::max({kernels::gram_workspace_bytes(kFactorBlock, static_cast<int32_t>(m)),
                 kernels::subspace_basis_workspace_bytes(static_cast<int32_t>(m), layout.policy.rank, method),
@@ -48,8 +47,12 @@ SealScratch carve_seal(Arena* arena, const Layout& layout, int64_t n_tokens) {
   s.value_spans = arena->take<kernels::KvSpan>(heads * exact_span_bound(n_tokens));
   s.landmark_items = arena->take<kernels::LandmarkBuildItem>(heads);
   s.topk_items = arena->take<kernels::TopkSelectItem>(heads);
-  s.store_items = arena->take<kernels::BlockStoreItem>(2 * heads);
+  s.store_items = arena->take<kernels::BlockStoreItem>(heads);
   s.topk_workspace = arena->take<char>(static_cast<int64_t>(kernels::topk_select_workspace_bytes(heads * n_chunks)));
+  if (layout.policy.low_rank || layout.policy.weighs_channels()) {
+    s.x = arena->take<float>(kFactorBlock * layout.geometry.key_width());
+  }
+  if (layout.policy.weighs_channels()) s.channel_energy = arena->take<double>(layout.geometry.key_width());
   if (layout.policy.low_rank) carve_low_rank(arena, layout, n_chunks, &s);
   return s;
 }

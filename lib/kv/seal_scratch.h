@@ -20,8 +20,9 @@ struct SealScratch {
   kernels::TopkSelectItem* topk_items;
   kernels::BlockStoreItem* store_items;
   void* topk_workspace;
+  float* x;              // [kFactorBlock, M]; low-rank keys or channel weights only
+  double* channel_energy;  // [M]; channel weights only
   // Low-rank keys only:
-  float* x;         // [kFactorBlock, M]
   float* gram;      // [M, M]
   double* sum;      // [M]
   float* center;    // [M]

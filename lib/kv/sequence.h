@@ -2,6 +2,7 @@
 // truncate.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -37,17 +38,20 @@ struct SlotCache {
 };
 
 struct Layer {
-  int64_t sealed = 0;   // tokens [0, sealed) are compressed
+  int32_t index = 0;
+  int64_t sealed = 0;   // tokens [0, sealed) are compressed; stays 0 in a dense layer
   PageList exact;       // page i holds tokens [64 i, 64 i + 64); null where nothing exact is kept
   PageList landmarks;   // page i holds chunks [cpp i, cpp (i + 1)) here and below
   PageList lowrank;
   PageList table;
   PageList values;
   PageList keys;
+  PageList value_means;  // where chunks not selected are estimated
   std::vector<Segment> segments;
   std::vector<HeadOutliers> outliers;  // [kv_heads]
   Buffer excluded;                     // bitset [kv_heads, excluded_words]: outliers and chunk 0
   int64_t excluded_words = 0;
+  Buffer channel_weights;              // [kv_heads, d] f32, then their inverses; see channel_weights.h
   SlotCache slots;
   double key_energy = 0.0;   // sums over projected keys, for statistics
   double missed_energy = 0.0;
@@ -63,6 +67,9 @@ struct Counters {
   int64_t attended_tokens = 0;
   int64_t attention_calls = 0;
   int64_t bytes_read = 0;
+  int64_t guard_calls = 0;
+  int64_t guard_capped = 0;
+  double missed_mass = 0.0;  // sum over guard_calls
 };
 
 // A prompt being prefilled.
@@ -71,16 +78,24 @@ struct PendingPrefill {
   int64_t sealed_before = 0;  // what each layer had sealed, and
   int64_t sealed_target = 0;  // will have
   Buffer scratch;
+  Buffer query_energy;        // [layers, M] f32, of its last queries; see channel_weights.h
 };
 
 class Sequence {
  public:
   int64_t length = 0;
-  int64_t sealed() const { return layers.empty() ? 0 : layers.front().sealed; }
+  int64_t forgotten = 0;  // streaming: tokens [sinks, forgotten) are gone, a multiple of the exact page or 0
+  // Tokens compressed, the same in every layer that is compressed at all.
+  int64_t sealed() const {
+    int64_t most = 0;
+    for (const Layer& layer : layers) most = std::max(most, layer.sealed);
+    return most;
+  }
   std::vector<Layer> layers;
   uint32_t step_base = 0;  // the slot cache's clock before the row in progress, and
   uint32_t step_next = 0;  // after it; advanced when a row is reserved, so that a dropped row's ticks are not reused
   PendingPrefill pending;
+  Buffer query_energy;      // of the last prompt, while nothing is compressed
   Counters counters;
 };
 

@@ -1,13 +1,16 @@
 #include "lib/kv/store.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "lib/base/status.h"
+#include "lib/kv/channel_weights.h"
 #include "lib/kv/context.h"
 #include "lib/kv/decode.h"
 #include "lib/kv/history.h"
 #include "lib/kv/seal.h"
+#include "lib/kv/streaming.h"
 #include "lib/kv/truncate.h"
 #include "lib/kv/views.h"
 
@@ -26,6 +29,14 @@ int64_t target_after_decode(const Policy& policy, int64_t sealed, int64_t total)
   if (sealed == 0) return policy.compressed_after_prompt(total);
   const bool due = policy.flushes && total - sealed >= policy.window + policy.flush;
   return due ? sealed + policy.flush : sealed;
+}
+
+// Streaming: what the ring has left behind at the sequence's length.
+void forget(const Policy& policy, Sequence* sequence) noexcept {
+  const int64_t before = sequence->forgotten / kExactPageTokens, now = first_ring_page(policy, sequence->length);
+  if (now <= before) return;
+  for (Layer& layer : sequence->layers) forget_pages(policy, layer, before, sequence->length);
+  sequence->forgotten = now * kExactPageTokens;
 }
 
 }  // namespace
@@ -75,6 +86,11 @@ void Store::begin_prefill(Sequence* sequence, int64_t n) {
     ensure_scratch(context, &context.seal_scratch, seal_scratch_bytes(context.layout, pending.sealed_target - sealed));
   }
   if (sealed > 0) ensure_slots(context, *sequence, total);
+  if (sealed == 0 && context.policy().weighs_channels()) {
+    pending.query_energy =
+        Buffer(context.account, SKV_TIER_HOST, SKV_PURPOSE_OTHER, context.layout.query_energy_bytes());
+    std::memset(pending.query_energy.data(), 0, static_cast<std::size_t>(pending.query_energy.bytes()));
+  }
   sequence->pending = std::move(pending);
 }
 
@@ -90,6 +106,13 @@ void Store::prefill_append(Sequence* sequence, int32_t layer_index, int64_t star
 }
 
 void Store::prefill_attend(Sequence* sequence, int32_t layer, int64_t start, int64_t n, const float* q, float* out) {
+  PendingPrefill& pending = sequence->pending;
+  if (pending.query_energy.bytes() > 0) {
+    const Geometry& g = geometry();
+    const int64_t skipped = std::clamp<int64_t>(pending.n - kWeightQueries - start, 0, n);
+    add_query_energy(g, q + skipped * g.q_heads * g.head_dim, n - skipped,
+                     pending.query_energy.as<float>() + int64_t{layer} * g.key_width());
+  }
   attend_block(impl_->context, *sequence, layer, sequence->length + start, n, q, out);
 }
 
@@ -97,9 +120,10 @@ void Store::prefill_finish_layer(Sequence* sequence, int32_t layer_index) {
   Context& context = impl_->context;
   Layer& layer = sequence->layers[static_cast<std::size_t>(layer_index)];
   const PendingPrefill& pending = sequence->pending;
-  if (pending.sealed_target == layer.sealed) return;
   // Pages that the sequence had before stay until commit, so that abort can go back to them.
   const int64_t kept = ceil_div(sequence->length, kExactPageTokens);
+  if (context.policy().streams()) forget_pages(context.policy(), layer, kept, sequence->length + pending.n);
+  if (context.policy().is_dense(layer_index) || pending.sealed_target == layer.sealed) return;
   prepare_layer(context, layer, pending.sealed_target, sequence->length + pending.n);
   run_seal(context, *sequence, layer, pending.sealed_target);
   drop_sealed_pages(layer, kept);
@@ -108,11 +132,12 @@ void Store::prefill_finish_layer(Sequence* sequence, int32_t layer_index) {
 void Store::prefill_commit(Sequence* sequence) noexcept {
   const PendingPrefill& pending = sequence->pending;
   for (Layer& layer : sequence->layers) {
-    if (pending.sealed_target > pending.sealed_before) {
-      drop_sealed_pages(layer, pending.sealed_before / kExactPageTokens);
-    }
+    if (layer.sealed > pending.sealed_before) drop_sealed_pages(layer, pending.sealed_before / kExactPageTokens);
   }
   sequence->length += pending.n;
+  if (sequence->sealed() == 0) sequence->query_energy = std::move(sequence->pending.query_energy);
+  else sequence->query_energy.reset();
+  if (impl_->context.policy().streams()) forget(impl_->context.policy(), sequence);
   sequence->pending = PendingPrefill{};
 }
 
@@ -168,11 +193,14 @@ void Store::decode_commit(Sequence* sequence, int32_t n) noexcept {
   sequence->counters.decode_tokens += n;
   const int64_t before = sequence->sealed();
   const int64_t target = target_after_decode(context.policy(), before, sequence->length);
+  if (context.policy().streams()) forget(context.policy(), sequence);
   if (target == before) return;
   for (Layer& layer : sequence->layers) {
+    if (context.policy().is_dense(layer.index)) continue;
     run_seal(context, *sequence, layer, target);
     drop_sealed_pages(layer, before / kExactPageTokens);
   }
+  sequence->query_energy.reset();
   ++sequence->counters.flushes;
 }
 
@@ -190,10 +218,11 @@ void Store::truncate(Sequence* sequence, int64_t length) {
 void Store::stats(const Sequence* sequence, skv_kv_stats* out) const {
   const Policy& policy = impl_->context.policy();
   const Counters& c = sequence->counters;
-  out->is_dense = sequence->sealed() == 0;
+  out->is_dense = sequence->sealed() == 0 && sequence->forgotten == 0;
   out->n_tokens = sequence->length;
   out->n_compressed = sequence->sealed();
-  out->n_exact = sequence->length - sequence->sealed();
+  out->n_dropped = std::max<int64_t>(sequence->forgotten - kExactPageTokens, 0);
+  out->n_exact = sequence->length - sequence->sealed() - out->n_dropped;
   out->n_segments = 0;
   out->n_outlier_chunks = 0;
   double energy = 0.0, missed = 0.0;
@@ -203,7 +232,7 @@ void Store::stats(const Sequence* sequence, skv_kv_stats* out) const {
     energy += layer.key_energy;
     missed += layer.missed_energy;
   }
-  out->budget_tokens = out->is_dense ? 0 : policy.selected_chunks(sequence->length) * policy.chunk;
+  out->budget_tokens = sequence->sealed() == 0 ? 0 : policy.selected_chunks(sequence->length) * policy.chunk;
   out->n_flushes = c.flushes;
   out->n_forced_segments = c.forced_segments;
   out->n_lossy_tokens = c.lossy_tokens;
@@ -214,7 +243,17 @@ void Store::stats(const Sequence* sequence, skv_kv_stats* out) const {
   out->attention_calls = c.attention_calls;
   out->bytes_read = c.bytes_read;
   out->key_energy = energy > 0.0 ? 1.0 - missed / energy : 1.0;
+  out->guard_calls = c.guard_calls;
+  out->guard_capped = c.guard_capped;
+  out->missed_mass = c.guard_calls > 0 ? c.missed_mass / static_cast<double>(c.guard_calls) : 0.0;
 }
+
+const float* Store::channel_weights(const Sequence* sequence, int32_t layer, int32_t head) const {
+  const Layer& l = sequence->layers[static_cast<std::size_t>(layer)];
+  return l.sealed > 0 ? kv::channel_weights(impl_->context.layout, l, head) : nullptr;
+}
+
+void Store::set_probe(SelectionProbe probe) { impl_->context.probe = std::move(probe); }
 
 void Store::clear_slots(Sequence* sequence) noexcept {
   for (Layer& layer : sequence->layers) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -36,6 +37,23 @@ struct DecodeRow {
   int64_t first = 0;
   int32_t n = 0;
 };
+
+// What one KV head attends to in one decode step, for tests and measurements: tokens [exact_from, position], the outlier
+// and the selected chunks (both ascending or in order of arrival; spans end with the call), sinks of policy streaming.
+struct Selection {
+  const Sequence* sequence = nullptr;
+  int32_t layer = 0;
+  int32_t head = 0;
+  int64_t position = 0;
+  int64_t exact_from = 0;
+  std::span<const int32_t> chunks;
+  std::span<const int32_t> outliers;
+  int32_t n_fetched = 0;  // of chunks, those that were in no slot
+  // Under the accuracy guard: the share of each query head's mass left out, by estimate, and whether more was wanted.
+  std::span<const float> estimated_miss;
+  bool capped = false;
+};
+using SelectionProbe = std::function<void(const Selection&)>;
 
 class Store {
  public:
@@ -81,6 +99,10 @@ class Store {
   const StageTimes& times() const;
   // For tests: forget every slot's content (it is a pure cache, so nothing may change).
   void clear_slots(Sequence* sequence) noexcept;
+  // Weights of key channels of one head, [head_dim]; null where there are none.
+  const float* channel_weights(const Sequence* sequence, int32_t layer, int32_t head) const;
+  // Called for every KV head of every decoded token; empty = none.
+  void set_probe(SelectionProbe probe);
 
  private:
   struct Impl;
@@ -91,8 +113,9 @@ class Store {
 // allocations. lengths: after their prefill, or grown by decode (the same by design, within a page).
 MemoryTable held_bytes(const Geometry& geometry, const Policy& policy, std::span<const int64_t> lengths);
 // Bytes at the highest point of a one-append prefill of a new sequence to length n, beyond held_bytes of all sequences
-// with this one at length n among them: one layer's exact pages and the prefill's scratch.
-MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, int64_t n);
+// with this one at length n among them: one layer's exact pages, the prefill's scratch, and what the longest of the others
+// had made the store's scratch grow to.
+MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, int64_t n, int64_t longest_other);
 // Bytes beyond held_bytes(lengths) once every sequence has decoded a full window: exact pages up to the next flush.
 MemoryTable window_growth_bytes(const Geometry& geometry, const Policy& policy, std::span<const int64_t> lengths);
 

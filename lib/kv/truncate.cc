@@ -4,6 +4,8 @@
 #include <cstring>
 #include <vector>
 
+#include "lib/base/status.h"
+#include "lib/kv/channel_weights.h"
 #include "lib/kv/seal.h"
 #include "lib/kv/views.h"
 
@@ -25,21 +27,24 @@ class ChunkDecoder {
     const Geometry& g = layout_.geometry;
     const Policy& policy = layout_.policy;
     numbers_[0] = chunk, numbers_[1] = 0, numbers_[2] = 1;  // chunk, slot, count
-    std::vector<kernels::ChunkFetchItem> fetch;
+    std::vector<kernels::ChunkFetchItem> value_items, key_items;
     std::vector<kernels::KeyRebuildItem> rebuild;
     for (int32_t h = 0; h < g.kv_heads; ++h) {
-      fetch.push_back({value_rows(layout_, layer, h), values(h), numbers_, numbers_ + 1, numbers_ + 2});
+      value_items.push_back({value_rows(layout_, layer, h), values(h), numbers_, numbers_ + 1, numbers_ + 2, nullptr});
       if (!policy.low_rank) {
-        fetch.push_back({key_rows(layout_, layer, h), keys(h), numbers_, numbers_ + 1, numbers_ + 2});
+        key_items.push_back({key_rows(layout_, layer, h), keys(h), numbers_, numbers_ + 1, numbers_ + 2,
+                             key_block_weights(layout_, layer, h)});
         continue;
       }
       kernels::BasisSegment* segments = segments_ + h * segment_entries(policy);
       const int32_t n = head_segments(layout_, layer, h, segments);
       rebuild.push_back({lowrank_rows(layout_, layer), segments, n, numbers_, numbers_ + 1, numbers_ + 2, keys(h)});
     }
-    context_.ops.chunk_fetch({kernels::BlockCodec::raw, policy.dtype, policy.chunk, g.head_dim}, fetch);
+    context_.ops.chunk_fetch(layout_.value_block(), value_items);
     if (policy.low_rank) {
-      context_.ops.key_rebuild({policy.dtype, policy.rank, policy.chunk, g.head_dim, context_.rope}, rebuild);
+      context_.ops.key_rebuild(rebuild_desc(context_), rebuild);
+    } else {
+      context_.ops.chunk_fetch(layout_.key_block(), key_items);
     }
     overlay_outliers(layer, chunk);
   }
@@ -89,9 +94,22 @@ void write_exact(const Context& context, Layer& layer, const ChunkDecoder& chunk
 // A page for the rebuilt chunk, where no exact token holds one.
 void ensure_page(Sequence& sequence) {
   for (Layer& layer : sequence.layers) {
+    if (layer.sealed == 0) continue;
     const int64_t first = layer.sealed / kExactPageTokens;
     layer.exact.grow(std::max(layer.exact.size(), first + 1));
   }
+}
+
+bool is_lossy(const Policy& policy) {
+  return policy.low_rank || policy.key_codec != kernels::BlockCodec::raw ||
+         policy.value_codec != kernels::BlockCodec::raw;
+}
+
+// What streaming has forgotten does not come back: a cut must lie in the ring, or where nothing is missing before it.
+void check_remembered(const Sequence& sequence, int64_t length) {
+  if (length >= sequence.forgotten || length <= kExactPageTokens) return;
+  fail(SKV_E_UNSUPPORTED, "truncate to %lld: policy streaming has forgotten tokens %d to %lld",
+       static_cast<long long>(length), kExactPageTokens, static_cast<long long>(sequence.forgotten - 1));
 }
 
 void truncate_compressed(Context& context, Sequence& sequence, int64_t length) {
@@ -100,17 +118,19 @@ void truncate_compressed(Context& context, Sequence& sequence, int64_t length) {
   ChunkDecoder chunk(context);
   if (tail) ensure_page(sequence);
   for (Layer& layer : sequence.layers) {
+    if (layer.sealed == 0) continue;  // a dense layer is only cut
     if (tail) chunk.decode(layer, static_cast<int32_t>(sealed / context.policy().chunk));
     layer.exact.slide(sealed / kExactPageTokens, tail ? 1 : 0);
     if (tail) write_exact(context, layer, chunk, sealed);
     unseal(context, layer, sealed);
   }
-  sequence.counters.lossy_tokens += context.policy().low_rank ? length - sealed : 0;
+  sequence.counters.lossy_tokens += is_lossy(context.policy()) ? length - sealed : 0;
 }
 
 }  // namespace
 
 void truncate_sequence(Context& context, Sequence& sequence, int64_t length) {
+  check_remembered(sequence, length);
   try {
     if (length < sequence.sealed()) truncate_compressed(context, sequence, length);
   } catch (...) {
@@ -118,6 +138,7 @@ void truncate_sequence(Context& context, Sequence& sequence, int64_t length) {
     throw;
   }
   sequence.length = length;
+  if (length < sequence.forgotten) sequence.forgotten = 0;
   for (Layer& layer : sequence.layers) trim_layer(context, layer, length);
 }
 

@@ -3,19 +3,37 @@
 namespace skv::kv {
 namespace {
 
-kernels::PagedRows rows_of(const Layout& layout, const PageList& pages, int32_t head, int64_t row_bytes) {
+// Rows of one head, those of all heads beginning at first_bytes of a page.
+kernels::PagedRows rows_of(const Layout& layout, const PageList& pages, int32_t head, int64_t row_bytes,
+                           int64_t first_bytes = 0) {
   kernels::PagedRows rows;
   rows.pages = pages.data();
   rows.rows_per_page = layout.chunks_per_page();
   rows.row_bytes = static_cast<int32_t>(row_bytes);
-  rows.offset_bytes = int64_t{head} * rows.rows_per_page * row_bytes;
+  rows.offset_bytes = first_bytes + int64_t{head} * rows.rows_per_page * row_bytes;
+  return rows;
+}
+
+// A page: the rows of all heads, then their scales, then their variances.
+kernels::DigestRows digest_of(const Layout& layout, const kernels::DigestFormat& format, const PageList& pages,
+                              int32_t head) {
+  const int64_t scales = layout.per_head_page_bytes(format.row_bytes());
+  const int64_t variances = scales + layout.per_head_page_bytes(format.scale_bytes());
+  kernels::DigestRows rows;
+  rows.rows = rows_of(layout, pages, head, format.row_bytes());
+  if (format.scale_bytes() > 0) rows.scales = rows_of(layout, pages, head, format.scale_bytes(), scales);
+  if (format.variance_bytes() > 0) rows.variances = rows_of(layout, pages, head, format.variance_bytes(), variances);
   return rows;
 }
 
 }  // namespace
 
-kernels::PagedRows landmark_rows(const Layout& layout, const Layer& layer, int32_t head) {
-  return rows_of(layout, layer.landmarks, head, layout.geometry.head_dim * layout.element());
+kernels::DigestRows digest_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return digest_of(layout, layout.digest(), layer.landmarks, head);
+}
+
+kernels::DigestRows value_mean_rows(const Layout& layout, const Layer& layer, int32_t head) {
+  return digest_of(layout, layout.value_mean(), layer.value_means, head);
 }
 
 kernels::PagedRows table_rows(const Layout& layout, const Layer& layer, int32_t head) {
@@ -23,15 +41,15 @@ kernels::PagedRows table_rows(const Layout& layout, const Layer& layer, int32_t 
 }
 
 kernels::PagedRows value_rows(const Layout& layout, const Layer& layer, int32_t head) {
-  return rows_of(layout, layer.values, head, layout.block_bytes());
+  return rows_of(layout, layer.values, head, layout.value_block().block_bytes());
 }
 
 kernels::PagedRows key_rows(const Layout& layout, const Layer& layer, int32_t head) {
-  return rows_of(layout, layer.keys, head, layout.block_bytes());
+  return rows_of(layout, layer.keys, head, layout.key_block().block_bytes());
 }
 
 kernels::PagedRows lowrank_rows(const Layout& layout, const Layer& layer) {
-  return rows_of(layout, layer.lowrank, 0, int64_t{layout.policy.chunk} * layout.policy.rank * layout.element());
+  return rows_of(layout, layer.lowrank, 0, layout.lowrank_block().block_bytes());
 }
 
 int64_t exact_span_bound(int64_t n_tokens) { return n_tokens / kExactPageTokens + 2; }

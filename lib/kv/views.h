@@ -1,6 +1,7 @@
 // Kernel views of a layer's pages.
 #pragma once
 
+#include "kernels/common/digest_format.h"
 #include "kernels/common/paged.h"
 #include "lib/kv/layout.h"
 #include "lib/kv/sequence.h"
@@ -8,11 +9,12 @@
 namespace skv::kv {
 
 // Rows of one KV head, one a chunk.
-kernels::PagedRows landmark_rows(const Layout& layout, const Layer& layer, int32_t head);
+kernels::DigestRows digest_rows(const Layout& layout, const Layer& layer, int32_t head);
+kernels::DigestRows value_mean_rows(const Layout& layout, const Layer& layer, int32_t head);
 kernels::PagedRows table_rows(const Layout& layout, const Layer& layer, int32_t head);
 kernels::PagedRows value_rows(const Layout& layout, const Layer& layer, int32_t head);
 kernels::PagedRows key_rows(const Layout& layout, const Layer& layer, int32_t head);
-// Shared by the heads: row c is [C, r].
+// Shared by the heads: row c is the block of C rows of r.
 kernels::PagedRows lowrank_rows(const Layout& layout, const Layer& layer);
 
 // Exact tokens [from, to) of one head, split at pages; returns the count written (at most exact_span_bound).

@@ -2,14 +2,16 @@
 # Benchmarks: one JSON line a row (conventions: README.md, "Figures").
 #   tests/bench/run.sh attention [--tokens N] [--layers N] [--samples N] [--correlation C] [--policy full|shadowkv|both]
 #   tests/bench/run.sh prefill [TOKENS]
+#   tests/bench/run.sh accuracy-attention [--tokens N] [--questions N] [--budget F] [--seed N] [--trace NAME]
 #   tests/bench/run.sh kernels [OP...]
-# attention at 131,072 tokens and 16 layers takes 9 GB of memory.
+# attention at 131,072 tokens and 16 layers takes 9 GB of memory; accuracy-attention leaves its rows, and a picture where
+# matplotlib is there, in build/release.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 kind=${1:-}
 case $kind in
-  attention | prefill | kernels) shift ;;
-  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+  attention | prefill | accuracy-attention | kernels) shift ;;
+  *) sed -n '2,9s/^# //p' "$0" >&2; exit 2 ;;
 esac
 
 .ci/install.sh build test
@@ -29,9 +31,17 @@ case $kind in
     for variant in full shadowkv shadowkv_exact_keys; do
       $dir/tests/bench/prefill_bench examples/model "${1:-32768}" $variant
     done ;;
+  accuracy-attention)
+    ninja -C $dir tests/bench/accuracy_bench >&2
+    # The rows, then all of them as tables; with matplotlib also as a picture.
+    $dir/tests/bench/accuracy_bench examples/model "$@" | tee $dir/accuracy.jsonl
+    picture=()
+    python3 -c 'import matplotlib' 2>/dev/null && picture=(--picture $dir/accuracy.svg)
+    tests/bench/accuracy_report.py "${picture[@]}" < $dir/accuracy.jsonl ;;
   kernels)
     [ $# -gt 0 ] || set -- landmark_score topk_select slot_update chunk_fetch key_rebuild attn_decode attn_prefill \
-      landmark_build rope gemm rms_norm swiglu gram subspace_basis key_project
+      landmark_build block_store guard_sample guard_grow attn_remainder rope gemm rms_norm swiglu gram \
+      subspace_basis key_project
     for op in "$@"; do
       ninja -C $dir "tests/kernels/${op}_test" >&2
       "$dir/tests/kernels/${op}_test" --bench

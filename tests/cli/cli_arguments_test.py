@@ -18,8 +18,9 @@ class Arguments(cli_common.ShellTest):
     def test_help_lists_every_option(self):
         out, err = run("--help")
         self.assertEqual(err, b"")
-        for option in ["model", "prompt-file", "ask", "ask-file", "policy", "tokens", "budget", "rank", "chunk", "keys",
-                       "memory-limit", "dtype", "threads", "max-new", "temperature", "top-k", "top-p", "min-p", "seed",
+        for option in ["model", "prompt-file", "ask", "ask-file", "policy", "tokens", "budget", "rank", "chunk", "window",
+                       "keys", "key-codec", "value-codec", "digest", "digest-codec", "unselected", "max-missed-mass",
+                       "dense-layers", "memory-limit", "dtype", "threads", "max-new", "temperature", "top-k", "top-p", "min-p", "seed",
                        "json", "raw", "progress"]:
             self.assertIn(f"--{option}".encode(), out)
 
@@ -30,10 +31,11 @@ class Arguments(cli_common.ShellTest):
     def test_bad_arguments_are_named_on_stderr(self):
         ask = [*BASE, "--ask", "x"]
         self.refused(*ask, "--nonsense", names="nonsense")
-        self.refused(*ask, "--policy", "magic", names="--policy")
-        self.refused(*ask, "--keys", "magic", names="--keys")
-        self.refused(*ask, "--dtype", "f8", names="--dtype")
-        self.refused(*ask, "--chunk", "7", names="--chunk")
+        self.refused(*ask, "--window", "-1", names="--window")
+        for share in ["-0.1", "1.1", "x"]:
+            self.refused(*ask, f"--max-missed-mass={share}", names="--max-missed-mass")
+        for layers in ["", ",", "0,", ",0", "0,,1", "-1", "x", "0 1", "0,none", "99999999999"]:
+            self.refused(*ask, f"--dense-layers={layers}", names="--dense-layers")
         self.refused(*ask, "--rank", "0", names="--rank")
         self.refused(*ask, "--tokens", "0", names="--tokens")
         self.refused(*ask, "--max-new", "0", names="--max-new")
@@ -46,6 +48,23 @@ class Arguments(cli_common.ShellTest):
         self.refused(*ask, "--template", "no place", names="--template")
         self.refused("--ask", "x", names="--model")
         self.refused(*BASE, "--json", names="--json")
+
+    def test_a_wrong_word_is_refused_with_the_right_ones(self):
+        words = {"--policy": ["full", "published", "shadowkv", "quest", "streaming"],
+                 "--keys": ["lowrank", "exact"],
+                 "--key-codec": ["raw", "int8", "int4"],
+                 "--value-codec": ["raw", "int8", "int4"],
+                 "--digest": ["mean", "mean-variance", "box", "keys-2bit"],
+                 "--digest-codec": ["raw", "int8"],
+                 "--unselected": ["dropped", "estimated"],
+                 "--dtype": ["bf16", "f32"],
+                 "--chunk": ["4", "8", "16", "32"]}
+        for option, right in words.items():
+            for wrong in ["magic", right[0] + "x", "", "7"]:
+                out, err = run(*BASE, "--ask", "x", f"{option}={wrong}", expect=2)
+                self.assertEqual(out, b"")
+                self.assertIn(option.encode(), err)
+                self.assertIn(("{" + ",".join(right) + "}").encode(), err)
 
     def test_what_cannot_be_opened_is_a_failure_with_its_name(self):
         self.failed("--model", "/nowhere/model", "--ask", "x", names="/nowhere/model")
@@ -62,6 +81,16 @@ class Arguments(cli_common.ShellTest):
 
     def test_values_that_the_library_refuses_are_told_in_its_words(self):
         self.failed(*BASE, "--ask", "x", "--prompt-file", self.text, "--rank", "200", names="rank")
+        for arguments, names in [(["--keys", "lowrank", "--key-codec", "int4"], "kv.key_codec"),
+                                 (["--digest", "keys-2bit", "--digest-codec", "int8"], "kv.digest_codec"),
+                                 (["--digest", "box", "--unselected", "estimated"], "kv.unselected"),
+                                 (["--policy", "quest", "--max-missed-mass", "0.1"], "kv.max_missed_mass"),
+                                 (["--max-missed-mass", "1"], "kv.max_missed_mass"),
+                                 (["--max-missed-mass", "nan"], "kv.max_missed_mass"),
+                                 (["--dense-layers", "0,3"], "kv.dense_layers"),
+                                 (["--dense-layers", "1,1"], "kv.dense_layers"),
+                                 (["--chunk", "32", "--budget", "16"], "kv.budget_tokens")]:
+            self.failed(*BASE, "--ask", "x", *arguments, names=names)
 
     def test_a_memory_limit_below_the_need_refuses_the_text_before_it_is_read(self):
         need = self.failed
@@ -72,7 +101,10 @@ class Arguments(cli_common.ShellTest):
         self.failed("demo-text", "--model", MODEL, "--tokens", 300, *text, names="--tokens is too small")
         self.refused("demo-text", "--model", MODEL, names="--text")
         self.failed("demo-text", "--model", self.folder, *text, names=str(self.folder))
-        self.refused("demo-report", "one", names="files")
+        self.refused("demo-report", names="runs")
+        for wrong in ["one", "one=", "=one", "asked=one", "rank=one"]:
+            self.refused("demo-report", wrong, names=wrong)
+        self.refused("demo-report", "a=one", "b=two", "a=three", names="two are named a")
 
 
 cli_common.main()

@@ -76,22 +76,6 @@ class Batch(cli_common.ShellTest):
         limited = self.demo("--memory-limit", "64M")
         self.assertEqual([q["answer"] for q in free["questions"]], [q["answer"] for q in limited["questions"]])
 
-    def test_the_report_ends_with_one_json_line_of_all_runs(self):
-        runs = {"full": ["--policy", "full"], "shadowkv": [], "shadowkv_exact_keys": ["--keys", "exact"]}
-        files, results = [], {}
-        for name, arguments in runs.items():
-            results[name] = self.demo(*arguments)
-            files.append(self.folder / (name + ".json"))
-            files[-1].write_text(json.dumps(results[name]))
-        out, _ = run("demo-report", *files)
-        demo = json.loads(out.splitlines()[-1])["demo"]
-        self.assertEqual(list(demo), ["tokens", "asked", "budget", "rank", *runs])
-        for name in runs:
-            self.assertEqual(demo[name], {figure: results[name][figure] for figure in FIGURES})
-        files[1].write_text("{}")
-        _, err = run("demo-report", *files, expect=1)
-        self.assertIn(str(files[1]).encode(), err)
-
     def test_a_chat_format_frames_document_and_question(self):
         # The demo model, made to look like one with a chat format.
         chat = self.folder / "chat"
@@ -136,7 +120,7 @@ class LongBatch(cli_common.ShellTest):
         lines = self.ask_file.read_text().splitlines()
         turned = self.folder / "turned.jsonl"
         turned.write_text("\n".join(reversed(lines)) + "\n")
-        for policy in ["full", "shadowkv"]:
+        for policy in ["full", "shadowkv", "quest", "streaming"]:
             there = self.demo("--policy", policy)
             back = self.demo("--policy", policy, ask_file=turned)
             answers = {q["ask"]: q["answer"] for q in there["questions"]}

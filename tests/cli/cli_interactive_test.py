@@ -87,7 +87,7 @@ class Piped(cli_common.ShellTest):
         self.assertRegex(text, r"exact kv +[1-9]")
         # The same question gives the same answer by both spellings.
         lines = text.splitlines()
-        self.assertEqual(lines[2], lines[3])
+        self.assertEqual(lines[3], lines[4])
 
     def test_failures_keep_the_session(self):
         out, err = self.session("ask x", "stats", "load /nowhere", f"load {MODEL}", "read /nowhere", "policy magic", "help")
@@ -107,7 +107,38 @@ class LongText(cli_common.ShellTest):
         out, _ = run(*BASE, "--prompt-file", self.text, "--policy", "full", stdin="stats\npolicy published\nstats\n")
         text = out.decode()
         self.assertLess(text.index("policy full"), text.index("policy published"))
-        self.assertRegex(text, r"policy published, \d+ tokens: [1-9]\d* compressed")
+        self.assertRegex(text, r"policy published: .*\n\d+ tokens: [1-9]\d* compressed")
+
+    def test_policy_and_stats_say_what_is_in_force(self):
+        question = self.asked()[0]["ask"].replace("\n", " ").strip()
+        commands = "\n".join(["policy", question, "stats", "policy quest", "policy streaming", question, "stats"]) + "\n"
+        out, err = run(*BASE, "--prompt-file", self.text, "--value-codec", "int4", "--digest", "mean-variance",
+                       "--dense-layers", "1", "--budget", 64, "--max-new", 6, stdin=commands)
+        self.assertEqual(err, b"")
+        text = out.decode()
+        mine = "keys lowrank, values int4, digest mean-variance, unselected dropped, chunk 8, window 32, dense layers 1"
+        self.assertEqual(text.count(f"policy shadowkv: {mine}\n"), 2)
+        self.assertNotIn("missed mass", text)
+        # A preset below the options given.
+        self.assertIn("policy quest: keys exact, values int4, digest mean-variance, unselected dropped, chunk 16", text)
+        self.assertEqual(text.count("policy streaming: 4 sinks, window 512, exact\n"), 2)
+        self.assertRegex(text.split("policy streaming")[-1], r"\b[1-9]\d* dropped")
+
+    def test_stats_tell_the_guard_s_figures(self):
+        out, _ = run(*BASE, "--prompt-file", self.text, "--max-missed-mass", 0.05, "--max-new", 4, stdin="x\nstats\n")
+        self.assertIn(b", missed mass at most 0.05\n", out)
+        self.assertRegex(out.decode(), r"accuracy guard: estimated missed mass 0\.\d{4}, mean of [1-9]\d* calls")
+
+    def test_a_refused_policy_leaves_the_one_in_force(self):
+        commands = "stats\npolicy shadowkv\npolicy\nstats\n"
+        out, err = run(*BASE, "--prompt-file", self.text, "--policy", "quest", "--key-codec", "int4", stdin=commands)
+        self.assertIn(b"kv.key_codec", err)
+        self.assertEqual(len(err.splitlines()), 1)
+        text = out.decode()
+        self.assertNotIn("policy shadowkv", text)
+        self.assertEqual(text.count("policy quest: keys exact int4"), 3)
+        first, second = re.findall(r"\d+ tokens: \d+ compressed, .*", text)
+        self.assertEqual(first, second)
 
 
 class OnTerminal(cli_common.ShellTest):

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "examples/shell/cache_options.h"
+#include "examples/shell/cache_words.h"
 #include "examples/shell/run_report.h"
 #include "examples/shell/shell_options.h"
 #include "examples/shell/text_stream.h"
@@ -115,17 +117,74 @@ TEST(Options, SizesInBytes) {
 }
 
 TEST(Options, BudgetsInTokensOrShares) {
-  Settings tokens, share;
+  CacheSettings tokens, share;
   EXPECT_TRUE(parse_budget("512", &tokens));
   EXPECT_EQ(tokens.budget_tokens, 512);
-  EXPECT_LT(tokens.budget_fraction, 0);
+  EXPECT_FALSE(tokens.budget_fraction);
   EXPECT_TRUE(parse_budget("1.5625%", &share));
-  EXPECT_DOUBLE_EQ(share.budget_fraction, 0.015625);
-  EXPECT_EQ(share.budget_tokens, SKV_AUTO);
+  EXPECT_DOUBLE_EQ(share.budget_fraction.value(), 0.015625);
+  EXPECT_FALSE(share.budget_tokens);
   for (const char* text : {"", "%", "0", "-5", "1.5", "100.1%", "x", "5%%", "nan"}) {
-    Settings settings;
+    CacheSettings settings;
     EXPECT_FALSE(parse_budget(text, &settings)) << text;
   }
+}
+
+TEST(Options, ListsOfLayers) {
+  std::vector<int32_t> layers = {7};
+  EXPECT_TRUE(parse_layers("none", &layers));
+  EXPECT_TRUE(layers.empty());
+  EXPECT_TRUE(parse_layers("0,12,3", &layers));
+  EXPECT_EQ(layers, (std::vector<int32_t>{0, 12, 3}));
+  for (const char* text : {"", ",", "0,", ",0", "0,,1", "-1", "0, 1", "none,0", "1x", "2147483648"}) {
+    EXPECT_FALSE(parse_layers(text, &layers)) << text;
+  }
+}
+
+TEST(Cache, OnlyWhatIsGivenChangesAPreset) {
+  for (const Word& policy : kPolicies) {
+    CacheSettings settings;
+    settings.policy = policy.value;
+    skv_kv_params preset{}, params = kv_params(settings);
+    ASSERT_EQ(skv_kv_params_preset(&preset, sizeof preset, policy.value), SKV_OK);
+    EXPECT_EQ(describe(params), describe(preset));
+    EXPECT_EQ(params.budget_tokens, preset.budget_tokens);
+    EXPECT_EQ(params.budget_fraction, preset.budget_fraction);
+    EXPECT_EQ(params.budget_min_tokens, preset.budget_min_tokens);
+    EXPECT_EQ(params.flush_tokens, preset.flush_tokens);
+    EXPECT_EQ(params.rank, preset.rank);
+    EXPECT_EQ(params.dtype, preset.dtype);
+  }
+}
+
+TEST(Cache, ABudgetReplacesAPresetsOwn) {
+  CacheSettings settings;
+  settings.policy = SKV_POLICY_QUEST;
+  settings.chunk = 32;
+  settings.budget_fraction = 0.25;
+  const skv_kv_params share = kv_params(settings);
+  EXPECT_EQ(share.budget_tokens, SKV_AUTO);
+  EXPECT_EQ(share.budget_fraction, 0.25);
+  EXPECT_EQ(share.budget_min_tokens, 32);
+  EXPECT_EQ(share.chunk_tokens, 32);
+  EXPECT_GE(share.flush_tokens, 32);
+  settings.budget_fraction.reset();
+  settings.budget_tokens = 512;
+  EXPECT_EQ(kv_params(settings).budget_tokens, 512);
+}
+
+TEST(Cache, EveryWordHasItsValue) {
+  for (const Words words : {Words(kPolicies), Words(kKeyStores), Words(kCodecs), Words(kDigestCodecs),
+                            Words(kDigests), Words(kUnselected)}) {
+    for (const Word& word : words) {
+      EXPECT_EQ(value_of(words, word.name), word.value);
+      EXPECT_STREQ(name_of(words, word.value), word.name);
+    }
+    EXPECT_FALSE(value_of(words, ""));
+    EXPECT_FALSE(value_of(words, "magic"));
+    EXPECT_STREQ(name_of(words, 99), "unknown");
+  }
+  EXPECT_EQ(list_of(kCodecs), "raw, int8 or int4");
 }
 
 TEST(Report, AnAnswerIsRightIfItIsTheWholeWord) {

@@ -107,6 +107,8 @@ TEST_P(EveryPolicy, prefill_in_slices_beside_decode_rows_changes_no_bit) {
 
 // 12 tokens do not fill the window, so that no flush falls between them.
 TEST_P(EveryPolicy, rows_of_several_tokens_equal_one_by_one) {
+  // Within a row nothing is flushed: its tokens see the page they fill whole, and later ones by its digest.
+  if (GetParam().kv.policy == SKV_POLICY_QUEST) GTEST_SKIP() << "a page of 16 fills within the row";
   const Script s = script(200, 12, 7);
   const auto session = host().session(GetParam().kv);
   const skv_seq together = start(*session, s.prompt), apart = start(*session, s.prompt);

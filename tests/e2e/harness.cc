@@ -148,6 +148,40 @@ skv_kv_params small_shadowkv(skv_dtype dtype, skv_key_store keys) {
   return kv;
 }
 
+namespace {
+
+skv_kv_params in_codecs(skv_kv_params kv, skv_codec codec) {
+  kv.key_codec = kv.value_codec = codec;
+  kv.digest_codec = SKV_CODEC_INT8;
+  return kv;
+}
+
+// 2-bit digests, the accuracy guard and the estimated remainder together.
+skv_kv_params guarded() {
+  skv_kv_params kv = in_codecs(small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_LOWRANK), SKV_CODEC_INT8);
+  kv.digest = SKV_DIGEST_KEYS_2BIT;
+  kv.digest_codec = SKV_CODEC_RAW;
+  kv.unselected = SKV_UNSELECTED_ESTIMATED;
+  kv.max_missed_mass = 0.2;
+  return kv;
+}
+
+skv_kv_params small_quest() {
+  skv_kv_params kv = kv::preset_kv_params(SKV_POLICY_QUEST);
+  kv.budget_tokens = 64;
+  kv.n_dense_layers = 1;  // of two
+  return kv;
+}
+
+skv_kv_params small_streaming() {
+  skv_kv_params kv = kv::preset_kv_params(SKV_POLICY_STREAMING);
+  kv.window_tokens = 60;
+  kv.flush_tokens = 32;
+  return kv;
+}
+
+}  // namespace
+
 std::vector<PolicyCase> all_policies() {
   skv_kv_params published = small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_LOWRANK);
   published.policy = SKV_POLICY_PUBLISHED;
@@ -157,7 +191,12 @@ std::vector<PolicyCase> all_policies() {
           {"shadowkv_lowrank_bf16", small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_LOWRANK)},
           {"shadowkv_exact_f32", small_shadowkv(SKV_DTYPE_F32, SKV_KEYS_EXACT)},
           {"shadowkv_exact_bf16", small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_EXACT)},
-          {"published", published}};
+          {"published", published},
+          {"shadowkv_int8", in_codecs(small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_LOWRANK), SKV_CODEC_INT8)},
+          {"shadowkv_int4", in_codecs(small_shadowkv(SKV_DTYPE_BF16, SKV_KEYS_EXACT), SKV_CODEC_INT4)},
+          {"shadowkv_guarded", guarded()},
+          {"quest", small_quest()},
+          {"streaming", small_streaming()}};
 }
 
 void expect_near(const Logits& got, const Logits& want, double relative, const std::string& what) {

@@ -266,11 +266,23 @@ TEST_F(Arguments, kv_fields_are_checked_and_named) {
     EXPECT_TRUE(status == SKV_E_INVALID || status == SKV_E_UNSUPPORTED) << field << ": " << status;
     EXPECT_NE(std::strstr(err.message, field), nullptr) << field << ": " << err.message;
   };
-  refused([](auto& p) { p.policy = 3; }, "policy");
+  refused([](auto& p) { p.policy = 5; }, "policy");
   refused([](auto& p) { p.dtype = SKV_DTYPE_F16; }, "dtype");
   refused([](auto& p) { p.keys = 2; }, "keys");
-  refused([](auto& p) { p.digest = 1; }, "digest");
-  refused([](auto& p) { p.value_codec = 1; }, "value_codec");
+  refused([](auto& p) { p.digest = 4; }, "digest");
+  refused([](auto& p) { p.digest_codec = SKV_CODEC_INT4; }, "digest_codec");
+  refused([](auto& p) { p.digest = SKV_DIGEST_BOX, p.digest_codec = SKV_CODEC_INT8; }, "digest_codec");
+  refused([](auto& p) { p.digest = SKV_DIGEST_KEYS_2BIT, p.digest_codec = SKV_CODEC_INT8; }, "digest_codec");
+  refused([](auto& p) { p.value_codec = 3; }, "value_codec");
+  refused([](auto& p) { p.key_codec = SKV_CODEC_INT4; }, "key_codec");  // of low-rank keys
+  refused([](auto& p) { p.keys = SKV_KEYS_EXACT, p.key_codec = -1; }, "key_codec");
+  refused([](auto& p) { p.unselected = 2; }, "unselected");
+  refused([](auto& p) { p.unselected = SKV_UNSELECTED_ESTIMATED, p.digest = SKV_DIGEST_BOX; }, "unselected");
+  refused([](auto& p) { p.max_missed_mass = 1.0; }, "max_missed_mass");
+  refused([&](auto& p) { p.max_missed_mass = nan; }, "max_missed_mass");
+  refused([](auto& p) { p.max_missed_mass = 0.1, p.digest = SKV_DIGEST_BOX; }, "max_missed_mass");
+  refused([](auto& p) { p.max_budget_tokens = 7; }, "max_budget_tokens");
+  refused([](auto& p) { p.sink_tokens = 65; }, "sink_tokens");
   refused([](auto& p) { p.chunk_tokens = 7; }, "chunk_tokens");
   refused([](auto& p) { p.rank = 33; }, "rank");
   refused([](auto& p) { p.rank = 0; }, "rank");
@@ -287,7 +299,36 @@ TEST_F(Arguments, kv_fields_are_checked_and_named) {
   refused([](auto& p) { p.max_segments = 65; }, "max_segments");
   refused([](auto& p) { p.slot_chunks = 32768; }, "slot_chunks");
   refused([](auto& p) { p.turn_attention = 2; }, "turn_attention");
-  refused([](auto& p) { p.reserved = 1; }, "reserved");
+  refused([](auto& p) { p.reserved0 = 1; }, "reserved0");
+  refused([](auto& p) { p.reserved1 = 1; }, "reserved1");
+  // Arrays: the tiny model has 2 layers.
+  static const double weights[] = {1.0, -0.5, 1.0, 1.0}, spoiled[] = {nan, 1.0};
+  static const int32_t twice[] = {1, 1}, beyond[] = {2};
+  refused([](auto& p) { p.n_budget_weights = 2; }, "budget_weights");  // NULL
+  refused([](auto& p) { p.n_budget_weights = 3, p.budget_weights = weights; }, "n_budget_weights");
+  refused([](auto& p) { p.n_budget_weights = 2, p.budget_weights = weights; }, "budget_weights");
+  refused([](auto& p) { p.n_budget_weights = 2, p.budget_weights = spoiled; }, "budget_weights");
+  refused([](auto& p) { p.n_dense_layers = 1; }, "dense_layers");
+  refused([](auto& p) { p.n_dense_layers = -1, p.dense_layers = twice; }, "n_dense_layers");
+  refused([](auto& p) { p.n_dense_layers = 2, p.dense_layers = twice; }, "dense_layers");
+  refused([](auto& p) { p.n_dense_layers = 1, p.dense_layers = beyond; }, "dense_layers");
+}
+
+TEST_F(Arguments, presets_are_checked) {
+  skv_kv_params kv;
+  EXPECT_EQ(skv_kv_params_preset(nullptr, sizeof kv, SKV_POLICY_QUEST), SKV_E_INVALID);
+  EXPECT_EQ(skv_kv_params_preset(&kv, 3, SKV_POLICY_QUEST), SKV_E_STRUCT);
+  EXPECT_EQ(skv_kv_params_preset(&kv, sizeof kv, 5), SKV_E_UNSUPPORTED);
+  for (skv_policy policy = SKV_POLICY_FULL; policy <= SKV_POLICY_STREAMING; ++policy) {
+    ASSERT_EQ(skv_kv_params_preset(&kv, sizeof kv, policy), SKV_OK);
+    EXPECT_EQ(kv.policy, policy);
+    skv_session_params params;
+    skv_session_params_init(&params, sizeof params);
+    params.kv = &kv;
+    skv_session* other = nullptr;
+    EXPECT_EQ(skv_session_create(model, &params, &other, nullptr), SKV_OK) << policy;
+    skv_session_destroy(other);
+  }
 }
 
 TEST_F(Arguments, sampler_fields_are_checked_and_the_old_sampler_stays) {

@@ -101,10 +101,12 @@ std::string describe(const Case& c, const char* what) {
          " dtype=" + std::to_string(static_cast<int>(c.desc.dtype)) + " rows=" + std::to_string(c.rows);
 }
 
+// With item.merge, onto what the case's out and lse hold.
 void compare_with_reference(Case* c, const char* what) {
   const AttnDecodeItem item = finish(c);
+  std::vector<float> out(c->out->data(), c->out->data() + c->out->size());
+  std::vector<float> lse(c->lse->data(), c->lse->data() + c->lse->size());
   run_cpu(c->desc, {item}, c->rows);
-  std::vector<float> out(c->out->size()), lse(c->lse->size());
   AttnDecodeItem ref = item;
   ref.out = out.data();
   ref.lse = lse.data();
@@ -253,6 +255,106 @@ TEST(AttnDecode, result_depends_neither_on_threads_nor_on_other_items) {
       alone.lse = nullptr;
       run_cpu(c->desc, {alone}, c->rows);
       expect_same_bytes(out.data(), c->out->data(), out.size() * 4, "out without lse");
+    }
+  });
+}
+
+TEST(AttnDecode, merges_onto_any_earlier_result) {
+  Random rng;
+  const float none = -std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for_each_target([&] {
+    for (const int32_t dim : {32, 64, 80, 96, 128, 256}) {
+      for (const int32_t rows : {1, 70, 1500}) {
+        const auto c = make_case(rng, make_desc(rng.pick({DType::bf16, DType::f32}), dim, 6));
+        add_span(rng, c.get(), kAllFills[rng.integer(0, 4)], rows);
+        c->item.merge = true;
+        fill_rows(rng, Fill::normal, DType::f32, c->out->data(), 6, dim);
+        const float before[] = {none, nan, 700.0f, -700.0f, rng.normal(), 5.0f};
+        std::copy(std::begin(before), std::end(before), c->lse->data());
+        std::fill(c->out->data(), c->out->data() + dim, nan);  // counts for nothing
+        c->max_v = std::max(c->max_v, 5.0f);
+        compare_with_reference(c.get(), "merge");
+        if (::testing::Test::HasFatalFailure()) return;
+        for (int32_t d = 0; d < dim; ++d) ASSERT_FALSE(std::isnan((*c->out)[d]));
+        for (int32_t d = 0; d < dim; ++d) ASSERT_TRUE(std::isnan((*c->out)[dim + d]));
+      }
+    }
+  });
+}
+
+TEST(AttnDecode, merge_without_new_rows_changes_no_bit) {
+  Random rng;
+  for_each_target([&] {
+    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<AttnDecodeItem> items;
+    for (int i = 0; i < 2; ++i) {  // no rows, and rows whose logits are all -inf
+      cases.push_back(make_case(rng, make_desc(DType::f32, 80, 4)));
+      Case* c = cases.back().get();
+      if (i == 1) add_span(rng, c, Fill::normal, 70);
+      for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
+      for (int64_t j = 0; i == 1 && j < 70 * 80; ++j) {
+        store_f32(c->storage[0]->data(), DType::f32, j, -std::numeric_limits<float>::infinity());
+      }
+      for (float& x : c->out->span()) x = rng.pick({-0.0f, rng.normal(), std::numeric_limits<float>::quiet_NaN()});
+      for (float& x : c->lse->span()) x = rng.pick({rng.normal() * 100.0f, -std::numeric_limits<float>::infinity()});
+      c->item.merge = true;
+      items.push_back(finish(c));
+    }
+    std::vector<std::vector<float>> before;
+    for (const auto& c : cases) {
+      before.emplace_back(c->out->data(), c->out->data() + c->out->size());
+      before.emplace_back(c->lse->data(), c->lse->data() + c->lse->size());
+    }
+    run_cpu(cases[0]->desc, items, 70);
+    for (std::size_t i = 0; i < 2; ++i) {
+      expect_same_bytes(cases[i]->out->data(), before[2 * i].data(), before[2 * i].size() * 4, "out");
+      expect_same_bytes(cases[i]->lse->data(), before[2 * i + 1].data(), before[2 * i + 1].size() * 4, "lse");
+    }
+  });
+}
+
+// The item's spans in two calls: [0, cut), then the rest with merge, beside other items or alone.
+void run_in_two(Case* c, int32_t cut, const std::vector<AttnDecodeItem>& others, int64_t rows) {
+  AttnDecodeItem head = finish(c), tail = c->item;
+  head.n_spans = cut;
+  head.merge = false;
+  tail.blocks = {};
+  tail.spans += cut;
+  tail.n_spans -= cut;
+  tail.merge = true;
+  for (const AttnDecodeItem& item : {head, tail}) {
+    std::vector<AttnDecodeItem> items = others;
+    items.push_back(item);
+    run_cpu(c->desc, items, rows);
+  }
+}
+
+TEST(AttnDecode, two_calls_with_merge_equal_one_whatever_other_items_do) {
+  Random rng;
+  for_each_target([&] {
+    for (const Fill fill : kAllFills) {
+      const AttnDecodeDesc desc = make_desc(rng.pick({DType::bf16, DType::f32}), rng.pick({64, 80, 128}), 5);
+      const auto c = make_case(rng, desc), other = make_case(rng, desc);
+      add_blocks(rng, c.get(), fill, 8, rng.pick({0, 1, 40}));
+      for (int i = 0; i < 20; ++i) add_span(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, 150)));
+      add_span(rng, other.get(), Fill::normal, 1300);
+      other->item.merge = true;
+      fill_rows(rng, Fill::normal, DType::f32, other->out->data(), 5, desc.head_dim);
+      fill_rows(rng, Fill::normal, DType::f32, other->lse->data(), 1, 5);
+      (*other->lse)[2] = std::numeric_limits<float>::quiet_NaN();
+      finish(other.get());
+      const int32_t cut = static_cast<int32_t>(rng.integer(0, 20));
+      run_cpu(desc, {finish(c.get())}, c->rows);
+      const std::vector<float> whole(c->out->data(), c->out->data() + c->out->size());
+      const std::vector<float> whole_lse(c->lse->data(), c->lse->data() + c->lse->size());
+      with_threads(1, [&] { run_in_two(c.get(), cut, {}, c->rows); });
+      const std::vector<float> alone(c->out->data(), c->out->data() + c->out->size());
+      const float error = 1e-5f + c->amplitude * 0x1p-22f;
+      expect_close(alone, whole, error * c->max_v, describe(*c, fill_name(fill)) + " out");
+      expect_close(c->lse->span(), whole_lse, error * std::max(1.0f, max_abs(whole_lse)), "lse");
+      with_threads(3, [&] { run_in_two(c.get(), cut, {other->item, other->item}, c->rows + 2600); });
+      expect_same_bytes(c->out->data(), alone.data(), alone.size() * 4, "beside other items");
+      if (::testing::Test::HasFatalFailure()) return;
     }
   });
 }

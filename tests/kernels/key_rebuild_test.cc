@@ -3,6 +3,7 @@
 #include <memory>
 #include <numeric>
 
+#include "kernels/common/row_codec.h"
 #include "kernels/rope/rope_tables.h"
 #include "tests/kernels/kernel_test.h"
 
@@ -10,6 +11,8 @@ namespace skv::test {
 namespace {
 
 using kernels::BasisSegment;
+using kernels::BlockCodec;
+using kernels::BlockFormat;
 using kernels::KeyRebuildDesc;
 using kernels::KeyRebuildItem;
 using kernels::RopeView;
@@ -28,6 +31,21 @@ struct Tables {
   }
 };
 
+// Blocks of A with rows of the fill, in the codec of the desc.
+void fill_blocks(Random& rng, Fill fill, const BlockFormat& format, unsigned char* blocks, int64_t n) {
+  if (format.codec == BlockCodec::raw)
+    return fill_rows(rng, fill, format.dtype, blocks, n * format.chunk, format.width);
+  std::vector<float> rows(static_cast<std::size_t>(n * format.chunk * format.width));
+  fill_rows(rng, fill, DType::f32, rows.data(), n * format.chunk, format.width);
+  for (int64_t i = 0; i < n * format.chunk; ++i) {
+    unsigned char* block = blocks + i / format.chunk * format.block_bytes();
+    const int64_t t = i % format.chunk;
+    const uint16_t scale = kernels::encode_int8_row_ref(
+        rows.data() + i * format.width, format.width, reinterpret_cast<int8_t*>(block + t * format.width));
+    std::memcpy(block + format.scales_at() + 2 * t, &scale, sizeof(scale));
+  }
+}
+
 // One KV head: A in pages (with a gap of other bytes before the rows), segments, a chunk list, slots between
 // canaries.
 struct Head {
@@ -42,11 +60,11 @@ struct Head {
 
   Head(Random& rng, const KeyRebuildDesc& desc, int32_t n_chunks_, int32_t n_, int32_t n_segments, Fill fill)
       : n_chunks(n_chunks_), n_slots(n_ + 3), n(n_) {
-    const int64_t element = dtype_bytes(desc.dtype), row = int64_t{desc.chunk} * desc.rank * element;
+    const int64_t element = dtype_bytes(desc.dtype), row = desc.a_format().block_bytes();
     const int32_t rows_per_page = 3;
     for (int32_t first = 0; first < n_chunks; first += rows_per_page) {
       pages.push_back(std::make_unique<Buffer<unsigned char>>(64 + rows_per_page * row, 64));
-      fill_rows(rng, fill, desc.dtype, pages.back()->data() + 64, rows_per_page * desc.chunk, desc.rank);
+      fill_blocks(rng, fill, desc.a_format(), pages.back()->data() + 64, rows_per_page);
       page_pointers.push_back(pages.back()->data());
     }
     for (int32_t s = 0; s < n_segments; ++s) {
@@ -82,11 +100,13 @@ struct Head {
 std::string describe(const KeyRebuildDesc& desc) {
   return "rank=" + std::to_string(desc.rank) + " chunk=" + std::to_string(desc.chunk) +
          " dim=" + std::to_string(desc.head_dim) + " rotary=" + std::to_string(desc.rope.rotary_dim) +
-         (desc.rope.interleaved ? " interleaved" : "") + (desc.dtype == DType::f32 ? " f32" : " bf16");
+         (desc.rope.interleaved ? " interleaved" : "") + (desc.dtype == DType::f32 ? " f32" : " bf16") +
+         (desc.a_codec == BlockCodec::int8 ? " int8" : " raw");
 }
 
-KeyRebuildDesc random_desc(Random& rng) {
+KeyRebuildDesc random_desc(Random& rng, BlockCodec codec) {
   KeyRebuildDesc desc;
+  desc.a_codec = codec;
   desc.dtype = rng.pick({DType::f32, DType::bf16});
   desc.rank = rng.pick({1, 7, 10, 40, 160, 300});
   desc.chunk = rng.pick({4, 8, 16, 32});
@@ -110,15 +130,16 @@ void compare(const KeyRebuildDesc& desc, const std::vector<unsigned char>& got,
 TEST(KeyRebuild, matches_reference_and_touches_only_its_slots) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 24; ++trial) {
-      KeyRebuildDesc desc = random_desc(rng);
+    for (int trial = 0; trial < 48; ++trial) {
+      KeyRebuildDesc desc = random_desc(rng, trial % 2 == 0 ? BlockCodec::raw : BlockCodec::int8);
       const Tables tables(rng.pick({0, 2, desc.head_dim / 4, desc.head_dim / 2, desc.head_dim}), rng.chance(0.5),
                           rng.pick({1.0f, 1.19f}), 4096);
       desc.rope = tables.view;
       ASSERT_TRUE(kernels::key_rebuild_supports(desc));
       const int32_t n_chunks = static_cast<int32_t>(rng.integer(3, 4096 / desc.chunk));
       Head head(rng, desc, std::min(n_chunks, 40), static_cast<int32_t>(rng.integer(0, 20)),
-                static_cast<int32_t>(rng.integer(1, 3)), rng.pick({Fill::normal, Fill::ties, Fill::zeros}));
+                static_cast<int32_t>(rng.integer(1, 3)),
+                rng.pick({Fill::normal, Fill::ties, Fill::zeros, Fill::biased, Fill::extremes}));
       // Canary bytes of slots not in the list must come back as they were: both runs start from the same ones.
       compare(desc, head.run(kernels::key_rebuild_cpu, desc), head.run(kernels::key_rebuild_ref, desc));
     }
@@ -159,8 +180,8 @@ TEST(KeyRebuildRef, is_the_formula_at_a_far_position) {
 TEST(KeyRebuild, a_chunk_is_the_same_bytes_in_any_list_slot_item_and_thread_count) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 6; ++trial) {
-      KeyRebuildDesc desc = random_desc(rng);
+    for (int trial = 0; trial < 12; ++trial) {
+      KeyRebuildDesc desc = random_desc(rng, trial % 2 == 0 ? BlockCodec::raw : BlockCodec::int8);
       const Tables tables(desc.head_dim, false, 1.0f, 4096);
       desc.rope = tables.view;
       Head head(rng, desc, 30, 25, 2, Fill::normal), other(rng, desc, 10, 9, 1, Fill::normal);
@@ -185,28 +206,99 @@ TEST(KeyRebuild, a_chunk_is_the_same_bytes_in_any_list_slot_item_and_thread_coun
   });
 }
 
+// A NaN in a raw row, or as the scale of an int8 one, is every element of that key and of no other.
+TEST(KeyRebuild, carries_a_nan_row_of_a_into_its_key_only) {
+  Random rng;
+  for_each_target([&] {
+    for (BlockCodec codec : {BlockCodec::raw, BlockCodec::int8})
+      for (auto op : {kernels::key_rebuild_cpu, kernels::key_rebuild_ref}) {
+        KeyRebuildDesc desc = random_desc(rng, codec);
+        const Tables tables(desc.head_dim / 2, rng.chance(0.5), 1.0f, 4096);
+        desc.rope = tables.view;
+        Head head(rng, desc, 12, 7, 1, Fill::normal);
+        std::iota(head.chunks.begin(), head.chunks.end(), 3);
+        const std::vector<unsigned char> clean = head.run(op, desc);
+        const int64_t i = rng.integer(0, 6), t = rng.integer(0, desc.chunk - 1);
+        auto* block = static_cast<unsigned char*>(head.item.a.row(head.chunks[i]));
+        const uint16_t nan = 0x7e00;
+        if (codec == BlockCodec::int8) std::memcpy(block + desc.a_format().scales_at() + 2 * t, &nan, sizeof(nan));
+        else store_f32(block, desc.dtype, t * desc.rank + desc.rank - 1, std::numeric_limits<float>::quiet_NaN());
+        std::vector<unsigned char> damaged = head.run(op, desc);
+        const int64_t key = head.slots[i] * desc.chunk + t, bytes = desc.head_dim * dtype_bytes(desc.dtype);
+        for (int64_t d = 0; d < desc.head_dim; ++d)
+          ASSERT_TRUE(std::isnan(load_f32(damaged.data() + key * bytes, desc.dtype, d))) << describe(desc);
+        std::memcpy(damaged.data() + key * bytes, clean.data() + key * bytes, static_cast<std::size_t>(bytes));
+        expect_same_bytes(damaged.data(), clean.data(), clean.size(), describe(desc));
+      }
+  });
+}
+
+// An int8 block by hand: its keys are those of the f32 block with scale * code written out.
+TEST(KeyRebuild, int8_rows_are_scale_times_code) {
+  Random rng;
+  for_each_target([&] {
+    for (auto op : {kernels::key_rebuild_cpu, kernels::key_rebuild_ref})
+      for (int32_t chunk : {4, 8, 16, 32}) {
+        KeyRebuildDesc coded{.dtype = DType::f32, .rank = 37, .chunk = chunk, .head_dim = 80, .rope = {},
+                             .a_codec = BlockCodec::int8};
+        KeyRebuildDesc plain = coded;
+        plain.a_codec = BlockCodec::raw;
+        const BlockFormat format = coded.a_format();
+        Buffer<unsigned char> block(format.block_bytes());
+        Buffer<float> rows(chunk * 37), b(37 * 80), mu(80), got(chunk * 80), want(chunk * 80);
+        fill_rows(rng, Fill::normal, DType::f32, b.data(), 37, 80);
+        fill_rows(rng, Fill::biased, DType::f32, mu.data(), 1, 80);
+        for (int64_t t = 0; t < chunk; ++t) {
+          const float scale = rng.pick({0.0f, 0x1p-24f, 0.25f, 65504.0f});
+          const uint16_t bits = f32_to_f16(scale);
+          std::memcpy(block.data() + chunk * 37 + 2 * t, &bits, sizeof(bits));
+          for (int64_t j = 0; j < 37; ++j) {
+            const auto code = static_cast<int8_t>(rng.integer(-127, 127));
+            block[t * 37 + j] = static_cast<unsigned char>(code);
+            rows[t * 37 + j] = scale * static_cast<float>(code);
+          }
+        }
+        const int32_t zero = 0, one = 1;
+        const BasisSegment segment{b.data(), mu.data(), 0};
+        void* page = block.data();
+        KeyRebuildItem item{{&page, 0, 1, static_cast<int32_t>(format.block_bytes())}, &segment, 1, &zero, &zero,
+                            &one, got.data()};
+        op(coded, {&item, 1});
+        page = rows.data();
+        item.slot_region = want.data();
+        op(plain, {&item, 1});
+        expect_same_bytes(got.data(), want.data(), static_cast<std::size_t>(chunk * 80 * 4), describe(coded));
+      }
+  });
+}
+
 TEST(KeyRebuild, refuses_what_its_registers_cannot_hold) {
   const KeyRebuildDesc good{.dtype = DType::bf16, .rank = 160, .chunk = 8, .head_dim = 128, .rope = {}};
   EXPECT_TRUE(kernels::key_rebuild_supports(good));
+  KeyRebuildDesc coded = good;
+  coded.a_codec = BlockCodec::int8;
+  EXPECT_TRUE(kernels::key_rebuild_supports(coded));
   for (auto spoil :
        {+[](KeyRebuildDesc& d) { d.dtype = DType::f16; }, +[](KeyRebuildDesc& d) { d.rank = 0; },
         +[](KeyRebuildDesc& d) { d.chunk = 64; }, +[](KeyRebuildDesc& d) { d.head_dim = 100; },
-        +[](KeyRebuildDesc& d) { d.head_dim = 512; }, +[](KeyRebuildDesc& d) { d.rope.rotary_dim = 130; }}) {
+        +[](KeyRebuildDesc& d) { d.head_dim = 512; }, +[](KeyRebuildDesc& d) { d.rope.rotary_dim = 130; },
+        +[](KeyRebuildDesc& d) { d.a_codec = BlockCodec::int4; }}) {
     KeyRebuildDesc bad = good;
     spoil(bad);
     EXPECT_FALSE(kernels::key_rebuild_supports(bad));
   }
 }
 
-void bench() {
+void bench_codec(BlockCodec codec) {
   Random rng;
-  KeyRebuildDesc desc{.dtype = DType::bf16, .rank = 160, .chunk = 8, .head_dim = 128, .rope = {}};
+  KeyRebuildDesc desc{.dtype = DType::bf16, .rank = 160, .chunk = 8, .head_dim = 128, .rope = {}, .a_codec = codec};
   const Tables tables(128, false, 1.0f, 1 << 17);
   desc.rope = tables.view;
   const int32_t heads = 8, n = bench_small() ? 8 : 128, n_chunks = bench_small() ? 64 : 16384;
-  const int64_t row = int64_t{desc.chunk} * desc.rank, slot = int64_t{desc.chunk} * desc.head_dim;
-  const int32_t layers = bench_layers(n_chunks * row * 2);
-  std::vector<uint16_t> a(static_cast<std::size_t>(layers * n_chunks * row), f32_to_bf16(0.5f)),
+  const int64_t block = desc.a_format().block_bytes(), slot = int64_t{desc.chunk} * desc.head_dim;
+  const int32_t layers = bench_layers(n_chunks * block);
+  // Any bytes will do: bf16 of 0.5 as raw rows, codes and finite scales as int8 ones.
+  std::vector<uint16_t> a(static_cast<std::size_t>(layers * n_chunks * block / 2), f32_to_bf16(0.5f)),
       b(static_cast<std::size_t>(heads * desc.rank * desc.head_dim), f32_to_bf16(0.25f)),
       slots(static_cast<std::size_t>(heads * n * slot));
   std::vector<int32_t> chunks(static_cast<std::size_t>(4 * heads * n)), slot_ids(static_cast<std::size_t>(n));
@@ -216,19 +308,22 @@ void bench() {
     const double keys = static_cast<double>(heads) * n * desc.chunk;
     const BenchRow bench_row{.op = "key_rebuild",
                              .variant = variant,
-                             .shape = "8 heads x 128 chunks, r 160, d 128 bf16",
+                             .shape = std::string("8 heads x 128 chunks, r 160, d 128 bf16") +
+                                      (codec == BlockCodec::int8 ? ", a int8" : ""),
                              .tokens = int64_t{n_chunks} * desc.chunk,
                              .layers = layers,
                              .working_set_bytes = static_cast<int64_t>(2 * a.size()),
-                             .bytes = 2 * keys * (desc.rank + desc.head_dim) + 2.0 * static_cast<double>(b.size()),
+                             .bytes = keys / desc.chunk * static_cast<double>(block) + 2 * keys * desc.head_dim +
+                                      2.0 * static_cast<double>(b.size()),
                              .flops = 2 * keys * desc.rank * desc.head_dim};
     run_bench(bench_row, [&](int64_t sample) {
-      void* page = a.data() + sample % layers * n_chunks * row;
+      void* page = a.data() + sample % layers * n_chunks * block / 2;
       std::vector<BasisSegment> segments;
       std::vector<KeyRebuildItem> items;
-      for (int32_t h = 0; h < heads; ++h) segments.push_back({b.data() + h * desc.rank * desc.head_dim, b.data(), 0});
       for (int32_t h = 0; h < heads; ++h)
-        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(2 * row)},
+        segments.push_back({b.data() + h * desc.rank * desc.head_dim, b.data(), 0});
+      for (int32_t h = 0; h < heads; ++h)
+        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(block)},
                          &segments[static_cast<std::size_t>(h)],
                          1,
                          chunks.data() + (sample % 4 * heads + h) * n,
@@ -238,6 +333,11 @@ void bench() {
       kernels::key_rebuild_cpu(desc, items);
     });
   });
+}
+
+void bench() {
+  bench_codec(BlockCodec::raw);
+  bench_codec(BlockCodec::int8);
 }
 
 }  // namespace

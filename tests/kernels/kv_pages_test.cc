@@ -1,7 +1,6 @@
-// kv_append, kv_gather and block_store: the copies between rows, exact pages and slow-tier blocks, byte for byte.
+// kv_append and kv_gather: the copies between rows and exact pages, byte for byte.
 #include <memory>
 
-#include "kernels/block_store/block_store.h"
 #include "kernels/kv_append/kv_append.h"
 #include "kernels/kv_gather/kv_gather.h"
 #include "tests/kernels/kernel_test.h"
@@ -79,41 +78,6 @@ TEST(KvGather, gives_back_the_keys_that_were_appended) {
       const float rounded = s.dtype == DType::f32 ? k[i] : bf16_to_f32(f32_to_bf16(k[i]));
       ASSERT_EQ(got[i], rounded) << s.text() << " element " << i;
     }
-  }
-}
-
-// What is stored is what chunk_fetch gives back, and only the blocks named are written.
-TEST(BlockStore, round_trips_through_chunk_fetch) {
-  Random rng;
-  for (int round = 0; round < 40; ++round) {
-    const ChunkFetchDesc desc = {BlockCodec::raw, rng.pick({DType::f32, DType::bf16}), rng.pick({4, 8, 16, 32}),
-                                 rng.pick({32, 80, 128})};
-    const int64_t block = int64_t{desc.chunk} * desc.head_dim * dtype_bytes(desc.dtype);
-    const int32_t per_page = 4, first = static_cast<int32_t>(rng.integer(0, 9));
-    const int32_t n_a = static_cast<int32_t>(rng.integer(1, 5)), n_b = static_cast<int32_t>(rng.integer(1, 5));
-    const int32_t total = first + n_a + n_b, n_pages = (total + per_page) / per_page;
-    Pages got(n_pages, per_page * block), want(n_pages, per_page * block);
-    Buffer<char> a(n_a * block, 16), b(n_b * block, 16);
-    fill_rows(rng, Fill::normal, desc.dtype, a.data(), n_a * desc.chunk, desc.head_dim);
-    fill_rows(rng, Fill::biased, desc.dtype, b.data(), n_b * desc.chunk, desc.head_dim);
-    const KvSpan spans[] = {{a.data(), nullptr, n_a * desc.chunk, 0}, {b.data(), nullptr, n_b * desc.chunk, 0}};
-    const auto rows = [&](Pages& pages) {
-      return PagedRows{pages.pointers.data(), 0, per_page, static_cast<int32_t>(block)};
-    };
-    const BlockStoreItem store_got = {spans, 2, rows(got), first}, store_want = {spans, 2, rows(want), first};
-    block_store_cpu(desc, {&store_got, 1});
-    block_store_ref(desc, {&store_want, 1});
-    for (std::size_t i = 0; i < got.pointers.size(); ++i) {
-      expect_same_bytes(got.pointers[i], want.pointers[i], static_cast<std::size_t>(per_page * block), "blocks");
-    }
-    Buffer<char> slots((n_a + n_b) * block, 16);
-    std::vector<int32_t> chunks, ids;
-    for (int32_t i = 0; i < n_a + n_b; ++i) chunks.push_back(first + i), ids.push_back(i);
-    const int32_t n = n_a + n_b;
-    const ChunkFetchItem fetch = {rows(got), slots.data(), chunks.data(), ids.data(), &n};
-    chunk_fetch_cpu(desc, {&fetch, 1});
-    expect_same_bytes(slots.data(), a.data(), static_cast<std::size_t>(n_a * block), "first span");
-    expect_same_bytes(slots.data() + n_a * block, b.data(), static_cast<std::size_t>(n_b * block), "second span");
   }
 }
 

@@ -10,6 +10,7 @@ namespace {
 using namespace skv::test;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kMax = std::numeric_limits<float>::max();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 struct Case {
@@ -21,20 +22,26 @@ struct Case {
   TopkSelectItem item() { return {scores.data(), static_cast<int32_t>(scores.size()), k, ids.data(), n_ids.data()}; }
 };
 
-enum class Scores { uniform, softmax, few_values, equal, special, mostly_excluded, all_excluded, all_nan };
+enum class Scores {
+  uniform, softmax, signed_spread, negative, biased, few_values, equal, special, mostly_excluded, all_excluded,
+  all_nan
+};
 
 void fill_scores(Random& rng, Scores kind, Case* c) {
   for (float& s : c->scores.span()) {
     switch (kind) {
       case Scores::uniform: s = rng.uniform(0, 1); break;
       case Scores::softmax: s = std::exp(rng.normal() * 8.0f - 30.0f); break;
-      case Scores::few_values: s = rng.pick({0.25f, 0.5f, 0.75f}); break;
+      case Scores::signed_spread: s = std::exp(rng.normal() * 20.0f) * rng.pick({1.0f, -1.0f}); break;
+      case Scores::negative: s = -300.0f + rng.normal() * 20.0f; break;
+      case Scores::biased: s = -100.0f + rng.normal(); break;
+      case Scores::few_values: s = rng.pick({-0.25f, 0.0f, -0.0f, 0.75f}); break;
       case Scores::equal: s = 0.125f; break;
       case Scores::special:
-        s = rng.pick({0.0f, -0.0f, 1e-40f, kInf, -kInf, kNan, -1.0f, 1.0f, -kNan, 3.4e38f, -1e-40f});
+        s = rng.pick({0.0f, -0.0f, 1e-40f, kInf, -kInf, kNan, -1.0f, 1.0f, -kNan, kMax, -kMax, -1e-40f});
         break;
-      case Scores::mostly_excluded: s = rng.chance(0.02) ? rng.uniform(0, 1) : -1.0f; break;
-      case Scores::all_excluded: s = -1.0f; break;
+      case Scores::mostly_excluded: s = rng.chance(0.02) ? rng.uniform(-1, 1) : -kInf; break;
+      case Scores::all_excluded: s = -kInf; break;
       case Scores::all_nan: s = kNan; break;
     }
   }
@@ -76,18 +83,28 @@ TEST(TopkSelect, equals_a_stable_sort_for_every_kind_of_score) {
   });
 }
 
-TEST(TopkSelect, takes_the_lower_index_among_equals_and_nan_last) {
+std::vector<int32_t> select(std::initializer_list<float> scores, int32_t k) {
+  Case c(static_cast<int32_t>(scores.size()), k);
+  std::copy(scores.begin(), scores.end(), c.scores.data());
+  run_cpu({c.item()});
+  return {c.ids.data(), c.ids.data() + c.n_ids[0]};
+}
+
+TEST(TopkSelect, takes_the_lower_index_among_equals) {
   for_each_target([&] {
-    Case c(6, 4);
-    const float scores[] = {kNan, 0.5f, -1.0f, 0.0f, 0.5f, -0.0f};
-    std::copy(std::begin(scores), std::end(scores), c.scores.data());
-    run_cpu({c.item()});
-    ASSERT_EQ(c.n_ids[0], 4);
-    EXPECT_EQ(std::vector<int32_t>(c.ids.data(), c.ids.data() + 4), (std::vector<int32_t>{1, 3, 4, 5}));
-    Case all(6, 5);
-    std::copy(std::begin(scores), std::end(scores), all.scores.data());
-    run_cpu({all.item()});
-    EXPECT_EQ(std::vector<int32_t>(all.ids.data(), all.ids.data() + 5), (std::vector<int32_t>{0, 1, 3, 4, 5}));
+    EXPECT_EQ(select({0.5f, -0.0f, 0.0f, 0.5f, -0.0f}, 3), (std::vector<int32_t>{0, 1, 3}));
+    EXPECT_EQ(select({-0.0f, 0.0f, -1e-45f, 0.0f, 1e-45f}, 3), (std::vector<int32_t>{0, 1, 4}));
+    EXPECT_EQ(select({-7.0f, -7.0f, -8.0f, -7.0f}, 2), (std::vector<int32_t>{0, 1}));
+  });
+}
+
+TEST(TopkSelect, takes_nan_after_every_number_and_never_minus_infinity) {
+  for_each_target([&] {
+    EXPECT_EQ(select({kNan, 0.5f, -kInf, -kMax, -kNan, 3.0f}, 3), (std::vector<int32_t>{1, 3, 5}));
+    EXPECT_EQ(select({kNan, 0.5f, -kInf, -kMax, -kNan, 3.0f}, 4), (std::vector<int32_t>{0, 1, 3, 5}));
+    EXPECT_EQ(select({kNan, 0.5f, -kInf, -kMax, -kNan, 3.0f}, 6), (std::vector<int32_t>{0, 1, 3, 4, 5}));
+    EXPECT_EQ(select({-kInf, -kInf, kNan}, 1), (std::vector<int32_t>{2}));
+    EXPECT_EQ(select({-kInf, -kInf}, 2), (std::vector<int32_t>{}));
   });
 }
 
@@ -98,7 +115,7 @@ TEST(TopkSelect, finds_ids_of_a_batch_of_unequal_rows) {
     std::vector<TopkSelectItem> items;
     for (const int32_t n : {3000, 0, 1, 700, 64}) {
       cases.push_back(std::make_unique<Case>(n, 64));
-      fill_scores(rng, rng.pick({Scores::few_values, Scores::softmax}), cases.back().get());
+      fill_scores(rng, rng.pick({Scores::few_values, Scores::softmax, Scores::negative}), cases.back().get());
       items.push_back(cases.back()->item());
     }
     with_threads(3, [&] { run_cpu(items); });
@@ -106,18 +123,20 @@ TEST(TopkSelect, finds_ids_of_a_batch_of_unequal_rows) {
   });
 }
 
-void bench_shape(const char* variant, int32_t n, int32_t k) {
+void bench_shape(const char* variant, const char* kind, int32_t n, int32_t k) {
   constexpr int32_t kHeads = 8;
   const int64_t layer_bytes = int64_t{kHeads} * n * 4;
   const int32_t layers = bench_layers(layer_bytes, 16);
   std::vector<float> scores(static_cast<std::size_t>(layers * kHeads * n));
   Random rng;
-  for (float& s : scores) s = std::exp(rng.normal() * 3.0f - 10.0f);
+  const bool masses = kind[0] == 'm';
+  for (float& s : scores) s = masses ? rng.normal() * 3.0f + 2.0f : std::exp(rng.normal() * 3.0f - 10.0f);
   std::vector<int32_t> ids(kHeads * static_cast<std::size_t>(k)), n_ids(kHeads);
   std::vector<char> workspace(topk_select_workspace_bytes(int64_t{kHeads} * n));
   std::vector<TopkSelectItem> items(kHeads);
   const BenchRow row{.op = "topk_select", .variant = variant,
-      .shape = "8 rows, " + std::to_string(k) + " of " + std::to_string(n), .tokens = int64_t{n} * 8,
+      .shape = "8 rows of " + std::string(kind) + ", " + std::to_string(k) + " of " + std::to_string(n),
+      .tokens = int64_t{n} * 8,
       .layers = layers, .working_set_bytes = layers * layer_bytes, .bytes = static_cast<double>(layer_bytes)};
   run_bench(row, [&](int64_t i) {
     for (int32_t h = 0; h < kHeads; ++h) {
@@ -129,7 +148,10 @@ void bench_shape(const char* variant, int32_t n, int32_t k) {
 }
 
 void bench() {
-  for_each_bench_target([&](const char* variant) { bench_shape(variant, bench_small() ? 1024 : 16384, 256); });
+  const int32_t n = bench_small() ? 1024 : 16384;
+  for_each_bench_target([&](const char* variant) {
+    for (const char* kind : {"softmax", "masses"}) bench_shape(variant, kind, n, 256);
+  });
 }
 
 }  // namespace

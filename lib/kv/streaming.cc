@@ -1,0 +1,69 @@
+#include "lib/kv/streaming.h"
+
+#include <algorithm>
+
+#include "lib/kv/views.h"
+
+namespace skv::kv {
+namespace {
+
+struct SinkScratch {
+  float* x;      // [sinks, M]
+  char* page;    // K then V of [kv_heads, sinks, d]; V is not used
+};
+
+SinkScratch carve_sinks(Arena* arena, const Layout& layout) {
+  const int64_t elements = int64_t{layout.policy.sinks} * layout.geometry.key_width();
+  SinkScratch s;
+  s.x = arena->take<float>(elements);
+  s.page = arena->take<char>(2 * elements * layout.element());
+  return s;
+}
+
+}  // namespace
+
+int64_t ring_start(const Policy& policy, const Sequence& sequence, int64_t position) {
+  return std::max<int64_t>({position - policy.window, sequence.forgotten, 0});
+}
+
+int64_t sink_scratch_bytes(const Layout& layout) {
+  Arena counter;
+  carve_sinks(&counter, layout);
+  return round_up(counter.used(), 64);
+}
+
+void turn_sinks(const Context& context, const Layer& layer, int64_t from, void* scratch) {
+  const Geometry& g = context.geometry();
+  const int32_t sinks = context.policy().sinks;
+  Arena arena(scratch);
+  const SinkScratch s = carve_sinks(&arena, context.layout);
+  context.ops.kv_gather({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(), 0, sinks,
+                         s.x});
+  const int64_t width = g.key_width();
+  context.ops.rope(context.rope, {s.x, width, sinks, g.kv_heads, g.head_dim, 0, true});
+  context.ops.rope(context.rope, {s.x, width, sinks, g.kv_heads, g.head_dim, from - sinks, false});
+  void* page = s.page;
+  context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, sinks, &page, 0, sinks, s.x, s.x});
+}
+
+kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, const void* scratch) {
+  Arena arena(const_cast<void*>(scratch));
+  const SinkScratch s = carve_sinks(&arena, layout);
+  kernels::KvSpan span;
+  exact_spans(layout, layer, head, 0, layout.policy.sinks, &span);
+  span.k = s.page + int64_t{head} * layout.policy.sinks * layout.geometry.head_dim * layout.element();
+  span.pos = 0;
+  return span;
+}
+
+int64_t first_ring_page(const Policy& policy, int64_t length) {
+  const int64_t page = (length - policy.window - policy.flush) / kExactPageTokens;
+  return page > 1 ? page : 0;
+}
+
+void forget_pages(const Policy& policy, Layer& layer, int64_t first, int64_t length) noexcept {
+  layer.exact.drop(std::max<int64_t>(first, 1), first_ring_page(policy, length));
+  layer.exact.compact();
+}
+
+}  // namespace skv::kv

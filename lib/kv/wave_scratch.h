@@ -1,0 +1,66 @@
+// Scratch of one wave of a decode step, carved from Context::decode_scratch.
+#pragma once
+
+#include "kernels/ops.h"
+#include "lib/kv/arena.h"
+#include "lib/kv/layout.h"
+
+namespace skv::kv {
+
+// Chunks picked for the items of a wave and where they lie: [items, k] each, counts [items].
+struct Picks {
+  int32_t *ids, *n_ids, *slots, *miss_chunks, *miss_slots, *n_miss;
+};
+
+// Item i = token * kv_heads + head.
+struct WaveScratch {
+  float* scores;       // [items, n_chunks]
+  float* queries;      // [tokens, q_heads * head_dim], weighed; channel weights only
+  Picks picks;
+  kernels::KvSpan* spans;
+  kernels::BasisSegment* segments;
+  kernels::LandmarkScoreItem* score_items;
+  kernels::TopkSelectItem* topk_items;
+  kernels::SlotUpdateItem* slot_items;
+  kernels::ChunkFetchItem* fetch_items;
+  kernels::KeyRebuildItem* rebuild_items;
+  kernels::AttnDecodeItem* attn_items;
+  // Accuracy guard or estimated remainder only:
+  float* log_mass;     // [items, group, n_chunks]
+  float* lse;          // [items, group]
+  kernels::AttnRemainderItem* remainder_items;
+  // Accuracy guard only:
+  Picks extra;             // what it adds to the selection
+  int32_t *union_ids, *n_union_ids;  // all that is selected then, ascending
+  int32_t *candidates, *n_candidates;
+  int32_t *sample_chunks, *sample_slots, *n_samples;  // [items, kGuardSamples]; slots: 0, 1, 2, ... [kGuardSamples]
+  float* sample_weights;   // [items, kGuardSamples]
+  char* sample_keys;       // [items, kGuardSamples] of block_bytes
+  float* missed;           // [items, group]
+  kernels::GuardSampleItem* sample_items;
+  kernels::GuardGrowItem* grow_items;
+  // Streaming only:
+  char* sinks;         // [tokens] of sink_scratch_bytes
+  void* workspace;
+};
+
+// Chunks sampled by the accuracy guard: 512 tokens, as many as make 95 of 100 estimates good to a fifth on the demo model's
+// traces (tests/bench/run.sh accuracy-attention).
+inline int32_t guard_samples(const Policy& policy) { return 512 / policy.chunk; }
+// The guard wants the bound to hold for its estimate times this: one sample in a hundred is lower than half the truth.
+inline constexpr float kGuardMargin = 2.0f;
+
+inline bool needs_mass(const Policy& policy) { return policy.guarded() || policy.estimates_rest; }
+
+kernels::LandmarkScoreDesc score_desc(const Layout& layout);
+kernels::AttnDecodeDesc attn_desc(const Layout& layout);
+kernels::GuardGrowDesc grow_desc(const Layout& layout);
+kernels::AttnRemainderDesc remainder_desc(const Layout& layout);
+
+// Pieces one token may attend to besides slots, at length n: exact pages, and pages of outliers.
+int64_t wave_span_bound(const Layout& layout, int64_t n);
+// For n_tokens tokens of sequences up to n tokens long.
+WaveScratch carve_wave(Arena* arena, const Layout& layout, int64_t n_tokens, int64_t n);
+int64_t wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n);
+
+}  // namespace skv::kv
