@@ -20,8 +20,11 @@ std::string coded(const char* what, skv_codec codec) {
 
 std::string describe_layers(const skv_kv_params& kv) {
   std::string text;
-  for (int32_t i = 0; i < kv.n_dense_layers; ++i) text += (i == 0 ? "" : ",") + std::to_string(kv.dense_layers[i]);
-  return text.empty() ? "" : ", dense layers " + text;
+  for (int32_t i = 0; i < kv.n_dense_layers; ++i) {
+    text += i == 0 ? ", dense layers " : ",";
+    text += std::to_string(kv.dense_layers[i]);
+  }
+  return text;
 }
 
 std::string describe_selection(const skv_kv_params& kv) {

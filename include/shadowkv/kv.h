@@ -98,9 +98,10 @@ typedef struct skv_kv_params {
   skv_turn_attention turn_attention; /* in: default SKV_TURN_DENSE */
   int32_t sink_tokens;           /* in: policy STREAMING: first tokens kept, [0, 64]. Default 4 */
   double max_missed_mass;        /* in: accuracy guard of decode steps: the exact keys of a sample of chunks outside the
-                                    selection are read, and chunks are added until twice the share of attention mass that the
-                                    sample finds outside is at most this, [0, 0.999]; 0 (default) = off. Costs the rebuilding
-                                    of 512 keys a head and step. KEYS_2BIT draws the best samples; not with BOX */
+                                    selection are read, and chunks are added until 2.5 times the share of attention mass that
+                                    the sample finds outside is at most this, [0, 0.999]; 0 (default) = off. Costs the
+                                    reading or rebuilding of 1024 keys a head and step. KEYS_2BIT draws the best samples;
+                                    not with BOX */
   int32_t max_budget_tokens;     /* in: the guard selects at most this many, >= the budget; SKV_AUTO (default) = 4 budgets */
   int32_t n_budget_weights;      /* in: entries of budget_weights: 0 (default), n_layers or n_layers * n_kv_heads */
   const double *budget_weights;  /* in: each layer's, or each layer's KV heads', multiple of the budget, [0, 1000]; copied */

@@ -42,6 +42,12 @@ class Builder {
     p_.max_budget_tokens = 8 * p_.budget_tokens;
     return *this;
   }
+  // The guard's estimate alone: it has no room to grow.
+  Builder& watched() {
+    p_.max_missed_mass = 0.999;
+    p_.max_budget_tokens = p_.budget_tokens;
+    return *this;
+  }
   Builder& window(int32_t tokens) {
     p_.window_tokens = tokens;
     return *this;
@@ -79,6 +85,8 @@ std::vector<AccuracyConfig> accuracy_configs(int64_t tokens, double budget) {
       {"exact, estimated", make().keys(exact).estimated(), ""},
       {"exact, variance, estimated", make().keys(exact).digest(variance, kInt8).estimated(), ""},
       {"exact, 2-bit, estimated", make().keys(exact).digest(bits).estimated(), ""},
+      {"guard watches, 2-bit", make().keys(exact).digest(bits).watched(), ""},
+      {"guard watches, variance", make().keys(exact).digest(variance).watched(), ""},
       {"guard 0.1, 2-bit", make().keys(exact).digest(bits).guard(0.1), ""},
       {"guard 0.05, 2-bit", make().keys(exact).digest(bits).guard(0.05), ""},
       {"guard 0.1, variance", make().keys(exact).digest(variance).guard(0.1), ""},

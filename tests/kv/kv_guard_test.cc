@@ -9,6 +9,7 @@ namespace {
 
 constexpr kv::Geometry kGeometry = {1, 6, 2, 64, 0.0f};
 constexpr int32_t kChunk = 8;
+constexpr double kMargin = 2.5;  // kv.h, max_missed_mass
 
 // ln of the mass that a chunk's digest stands for, for one query head; weights of channels: see channel_weights.h.
 double log_mass(const Bench& bench, const TraceHead& head, int64_t token, int32_t g, int64_t chunk, const float* weights) {
@@ -122,7 +123,7 @@ TEST(KvGuard, knows_what_is_missed_where_it_samples_everything) {
         EXPECT_NEAR(attended.estimated_miss[static_cast<std::size_t>(g)], missed_mass(bench, head, attended, t, g), 1e-4);
       }
       EXPECT_FALSE(attended.capped);
-      EXPECT_LE(2.0 * most_missed(bench, head, attended, t), 0.3 + 2e-4);
+      EXPECT_LE(kMargin * most_missed(bench, head, attended, t), 0.3 + 3e-4);
       EXPECT_TRUE(std::is_sorted(attended.chunks.begin(), attended.chunks.end()));
       if (attended.chunks.size() > 8) {
         ++grown;  // one chunk fewer, whichever, leaves more than the bound or is not the last by score
@@ -130,7 +131,7 @@ TEST(KvGuard, knows_what_is_missed_where_it_samples_everything) {
         for (const int32_t chunk : attended.chunks) {
           Attended fewer = attended;
           std::erase(fewer.chunks, chunk);
-          least = std::min(least, 2.0 * most_missed(bench, head, fewer, t));
+          least = std::min(least, kMargin * most_missed(bench, head, fewer, t));
         }
         EXPECT_GT(least, 0.3 * 0.5) << "far more was taken than needed";
       }
