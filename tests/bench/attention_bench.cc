@@ -1,8 +1,7 @@
-// Decode attention per layer, 32/8/128, batch 1, cycling through layers of distinct data: policies full and shadowkv
-// (exact keys, 16-bit landmarks). Each policy is checked against the reference ops first. One JSON line a policy, and
-// their ratio.
-//   attention_bench [--bench-small] [--tokens N] [--layers N] [--samples N] [--correlation C] [--policy
-//   full|shadowkv|both]
+// Decode attention per layer, 32/8/128, batch 1, cycling through layers of distinct data: full attention and
+// configurations of shadowkv. Each is checked against the reference ops first. One JSON line a configuration, and how many
+// times full attention takes as long.
+//   attention_bench [--bench-small] [--tokens N] [--layers N] [--samples N] [--correlation C] [--configs NAME,NAME,...]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -11,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <omp.h>
 
@@ -32,7 +32,7 @@ struct Options {
   int32_t layers = 16;
   int samples = 15;
   double correlation = 0.925;  // about 60 % of a step's chunks were selected by the step before
-  std::string policy = "both";
+  std::vector<std::string> configs = {"full", "exact"};
 };
 
 double seconds() {
@@ -46,20 +46,47 @@ double median(std::vector<double> x) {
 
 kv::Geometry geometry(int32_t layers) { return {layers, 32, 8, 128, 1.0f / std::sqrt(128.0f)}; }
 
-kv::Policy policy(skv_policy kind, const kv::Geometry& g) {
-  skv_kv_params params = kv::default_kv_params();
-  params.policy = kind;
-  params.keys = SKV_KEYS_EXACT;
-  return kv::resolve_policy(params, g);
+constexpr const char* kConfigNames =
+    "full, exact, exact_int8, exact_int4, two_bit, estimated, guarded, low_rank, low_rank_int8";
+
+void set_codecs(skv_kv_params* p, skv_codec keys, skv_codec values, skv_codec digests) {
+  p->key_codec = keys;
+  p->value_codec = values;
+  p->digest_codec = digests;
+}
+
+std::optional<skv_kv_params> config_params(const std::string& name) {
+  skv_kv_params p = kv::default_kv_params();
+  p.policy = name == "full" ? SKV_POLICY_FULL : SKV_POLICY_SHADOWKV;
+  p.keys = name == "low_rank" || name == "low_rank_int8" ? SKV_KEYS_LOWRANK : SKV_KEYS_EXACT;
+  if (name == "full" || name == "exact" || name == "low_rank") return p;
+  const skv_codec raw = SKV_CODEC_RAW, int8 = SKV_CODEC_INT8, int4 = SKV_CODEC_INT4;
+  if (name == "exact_int8" || name == "low_rank_int8") {
+    set_codecs(&p, int8, int8, int8);
+  } else if (name == "exact_int4") {
+    set_codecs(&p, int4, int4, int8);
+  } else if (name == "two_bit" || name == "guarded") {
+    set_codecs(&p, int8, int8, raw);
+    p.digest = SKV_DIGEST_KEYS_2BIT;
+    if (name == "guarded") p.max_missed_mass = 0.1;
+  } else if (name == "estimated") {
+    set_codecs(&p, int8, int8, int8);
+    p.digest = SKV_DIGEST_MEAN_VARIANCE;
+    p.unselected = SKV_UNSELECTED_ESTIMATED;
+  } else {
+    return std::nullopt;
+  }
+  return p;
 }
 
 // A store with one sequence of synthetic tokens. No rotation: the keys are made as they are after it.
 class Workload {
  public:
-  Workload(skv_policy kind, int32_t layers, int64_t tokens, const kernels::Ops& ops, SyntheticKv* data)
+  Workload(const std::string& config, int32_t layers, int64_t tokens, const kernels::Ops& ops, SyntheticKv* data)
       : data_(data),
         geometry_(geometry(layers)),
-        store_(std::make_unique<kv::Store>(geometry_, policy(kind, geometry_), kernels::RopeView{}, ops, account_)) {
+        store_(std::make_unique<kv::Store>(geometry_, kv::resolve_policy(*config_params(config), geometry_),
+                                           kernels::RopeView{}, ops, account_)) {
     sequence_ = store_->open();
     std::vector<float> k(static_cast<std::size_t>(kBlock * geometry_.key_width())), v(k.size());
     store_->begin_prefill(sequence_, tokens);
@@ -123,11 +150,11 @@ double relative_error(const std::vector<float>& a, const std::vector<float>& b) 
 }
 
 // Worst error of a few steps on a short context against the same store on the reference ops.
-double check(skv_policy kind, const Options& options) {
+double check(const std::string& config, const Options& options) {
   constexpr int64_t kTokens = 8192;
   SyntheticKv data(geometry(1), 8, options.correlation, 7);
-  Workload fast(kind, 1, kTokens, kernels::cpu_ops(), &data);
-  Workload reference(kind, 1, kTokens, kernels::ref_ops(), &data);
+  Workload fast(config, 1, kTokens, kernels::cpu_ops(), &data);
+  Workload reference(config, 1, kTokens, kernels::ref_ops(), &data);
   double worst = 0;
   for (int i = 0; i < 3; ++i) {
     const auto& queries = data.next_queries();
@@ -148,15 +175,15 @@ std::string device_name() {
 }
 
 // Median seconds per layer.
-double measure(skv_policy kind, const Options& options) {
-  const char* name = kind == SKV_POLICY_FULL ? "full" : "shadowkv_exact_keys";
-  const double error = check(kind, options);
+double measure(const std::string& config, const Options& options) {
+  const double error = check(config, options);
   if (!(error <= kTolerance)) {
-    std::fprintf(stderr, "%s: relative error %g against the reference; %g is allowed\n", name, error, kTolerance);
+    std::fprintf(stderr, "%s: relative error %g against the reference; %g is allowed\n", config.c_str(), error,
+                 kTolerance);
     std::exit(1);
   }
   SyntheticKv data(geometry(options.layers), 8, options.correlation, 1);
-  Workload load(kind, options.layers, options.tokens, kernels::cpu_ops(), &data);
+  Workload load(config, options.layers, options.tokens, kernels::cpu_ops(), &data);
   const int64_t kv_bytes = load.kv_bytes();
   for (int i = 0; i < kWarmUp; ++i) load.step(data.next_queries(), nullptr);
   std::vector<double> samples, shares, probes;
@@ -186,7 +213,7 @@ double measure(skv_policy kind, const Options& options) {
       "\"bandwidth_share\": %.3f, \"machine_read_gb_per_s\": %.1f, \"attended_tokens\": %.0f, \"hit_rate\": %.3f, "
       "\"select_us\": %.0f, \"fetch_us\": %.0f, \"attend_us\": %.0f, \"error_vs_reference\": %.2g, "
       "\"device\": \"%s x%d\", \"commit\": \"%s\"}\n",
-      name, static_cast<long long>(options.tokens), options.layers, touched,
+      config.c_str(), static_cast<long long>(options.tokens), options.layers, touched,
       touched < 4 * static_cast<double>(test::last_level_cache_bytes()) ? "true" : "false",
       static_cast<long long>(kv_bytes), mid, *low, (*high - *low) / mid, options.samples,
       per_layer(last.bytes_read - first.bytes_read), median(shares), median(probes) * 1e-9,
@@ -197,6 +224,15 @@ double measure(skv_policy kind, const Options& options) {
       omp_get_max_threads(), commit ? commit : "unknown");
   std::fflush(stdout);
   return mid;
+}
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> names(1);
+  for (const char c : list) {
+    if (c == ',') names.emplace_back();
+    else names.back() += c;
+  }
+  return names;
 }
 
 std::optional<Options> parse(int argc, char** argv) {
@@ -214,26 +250,28 @@ std::optional<Options> parse(int argc, char** argv) {
       o.samples = std::atoi(value);
     else if (flag == "--correlation")
       o.correlation = std::atof(value);
-    else if (flag == "--policy")
-      o.policy = value;
+    else if (flag == "--configs")
+      o.configs = split(value);
     else
       return std::nullopt;
   }
-  const bool known = o.policy == "full" || o.policy == "shadowkv" || o.policy == "both";
+  const bool known = std::all_of(o.configs.begin(), o.configs.end(), config_params);
   if (o.tokens < 8192 || o.layers < 1 || o.samples < 7 || o.correlation < 0 || o.correlation > 1 || !known)
     return std::nullopt;
   return o;
 }
 
 int run(const Options& options) {
-  double full = 0, sparse = 0;
-  if (options.policy != "shadowkv") full = measure(SKV_POLICY_FULL, options);
-  if (options.policy != "full") sparse = measure(SKV_POLICY_SHADOWKV, options);
-  if (full > 0 && sparse > 0) {
-    std::printf(
-        "{\"bench\": \"attention\", \"op\": \"speedup\", \"tokens\": %lld, \"layers\": %d, \"full_over_shadowkv\": "
-        "%.2f}\n",
-        static_cast<long long>(options.tokens), options.layers, full / sparse);
+  double full = 0;
+  for (const std::string& config : options.configs) {
+    const double seconds = measure(config, options);
+    if (config == "full") {
+      full = seconds;
+    } else if (full > 0) {
+      std::printf("{\"bench\": \"attention\", \"op\": \"speedup\", \"tokens\": %lld, \"layers\": %d, \"variant\": "
+                  "\"%s\", \"full_over_it\": %.2f}\n",
+                  static_cast<long long>(options.tokens), options.layers, config.c_str(), full / seconds);
+    }
   }
   return 0;
 }
@@ -246,8 +284,8 @@ int main(int argc, char** argv) {
   if (!options) {
     std::fprintf(stderr,
                  "usage: %s [--tokens N (8192 or more)] [--layers N] [--samples N (7 or more)] [--correlation C] "
-                 "[--policy full|shadowkv|both]\n",
-                 argv[0]);
+                 "[--configs NAME,NAME,...]\nconfigurations: %s\n",
+                 argv[0], skv::bench::kConfigNames);
     return 2;
   }
   try {

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Benchmarks: one JSON line a row (conventions: README.md, "Figures").
-#   tests/bench/run.sh attention [--tokens N] [--layers N] [--samples N] [--correlation C] [--policy full|shadowkv|both]
+#   tests/bench/run.sh attention [--tokens N] [--layers N] [--samples N] [--correlation C] [--configs NAME,NAME,...]
 #   tests/bench/run.sh prefill [TOKENS]
 #   tests/bench/run.sh accuracy-attention [--tokens N] [--questions N] [--budget F] [--seed N] [--trace NAME]
 #   tests/bench/run.sh kernels [OP...]
