@@ -10,6 +10,8 @@ import sys
 
 def read_rows():
     rows = [json.loads(line) for line in sys.stdin if line.startswith("{")]
+    for row in rows:
+        row["trace"] = row["trace"].replace("synthetic_", "")
     if not rows:
         sys.exit("no rows on standard input")
     return rows
@@ -71,6 +73,7 @@ def draw(rows, path):
     traces = ordered(rows, "trace")
     cell = {(row["config"], row["trace"]): row for row in rows}
     figure, axes = plt.subplots(2, 1, figsize=(10, 7), sharex=True)
+    matplotlib.rcParams["svg.hashsalt"] = "fixed"
     for axis, field, title in ((axes[0], "recall", "recall of attention mass"), (axes[1], "error", "output error")):
         for i, config in enumerate(shown):
             values = [cell[config, t][field] for t in traces]
@@ -78,10 +81,10 @@ def draw(rows, path):
         axis.set_ylabel(title)
         axis.set_ylim(0, 1 if field == "recall" else None)
         axis.grid(axis="y", alpha=0.3)
-    axes[1].set_xticks(range(len(traces)), traces)
-    axes[0].legend(fontsize=8, ncol=2)
-    axes[0].set_title("budget %.2f %% of %d tokens" % (100 * rows[0]["budget"], rows[0]["tokens"]))
-    figure.tight_layout()
+    axes[1].set_xticks(range(len(traces)), [trace.replace("_", "\n") for trace in traces])
+    figure.suptitle("budget %.2f %% of %d tokens" % (100 * rows[0]["budget"], rows[0]["tokens"]))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path)
 
 
