@@ -190,6 +190,34 @@ TEST(KvProperty, cuts_and_rolling_compression_cost_little) {
   }
 }
 
+// The same for every configuration, in what its codecs lose; and with a budget of everything exact raw rows lose nothing,
+// whatever scored them. Streaming forgets, and published compresses a first prompt only.
+TEST(KvProperty, cuts_cost_little_in_any_codec_and_a_whole_budget_loses_nothing_else) {
+  SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
+  for (const KvConfig& config : kv_configs(SKV_DTYPE_F32)) {
+    SCOPED_TRACE(config.name);
+    skv_kv_params p = config.params;
+    if (p.policy == SKV_POLICY_STREAMING || p.policy == SKV_POLICY_PUBLISHED) continue;
+    p.budget_tokens = 1 << 14;
+    p.max_budget_tokens = SKV_AUTO;
+    p.n_budget_weights = 0;
+    p.rank = 16;
+    Bench bench({2, 4, 2, 32, 0.0f}, p);
+    const Trace trace = bench.make_trace(860, {16, 0.2f}, kv_seed());
+    const double once = mean_error(bench, trace, {800}, 800);
+    const double twice = mean_error(bench, trace, {450, 800}, 800);
+    const double rolled = mean_error(bench, trace, {400}, 800);
+    const bool coded = p.keys == SKV_KEYS_LOWRANK || p.key_codec != SKV_CODEC_RAW || p.value_codec != SKV_CODEC_RAW;
+    if (coded) {
+      EXPECT_GT(once, 1e-4);  // or nothing is measured
+      EXPECT_LT(twice, 1.2 * once);
+      EXPECT_LT(rolled, 1.3 * once);
+    } else {
+      EXPECT_LT(std::max({once, twice, rolled}), 1e-5);
+    }
+  }
+}
+
 TEST(KvProperty, keys_in_a_new_subspace_open_a_segment) {
   SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
   const kv::Geometry geometry = {1, 4, 2, 32, 0.0f};
