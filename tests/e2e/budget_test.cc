@@ -1,6 +1,10 @@
 // The budget is the code that allocates: what it says beforehand is what is used afterwards.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 
 #include "tests/e2e/harness.h"
 
@@ -163,6 +167,41 @@ TEST_P(Budget, plan_slots_fit_and_one_more_does_not) {
   EXPECT_TRUE(fits(more, io, 2, io.n_tokens)) << io.slot_chunks;
   more.policy.slots_fixed = io.slot_chunks + 1;
   EXPECT_TRUE(io.slot_chunks >= io.n_tokens / 8 || !fits(more, io, 2, io.n_tokens)) << io.slot_chunks;
+}
+
+// A folder with nothing but Llama-3.1-8B's shape in it.
+class LlamaFolder {
+ public:
+  LlamaFolder() {
+    std::filesystem::create_directories(path_);
+    std::ofstream(path_ + "/config.json") << R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+      "vocab_size": 128256, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 14336, "rms_norm_eps": 1e-05,
+      "rope_theta": 500000.0, "hidden_act": "silu", "max_position_embeddings": 131072, "torch_dtype": "bfloat16"})";
+  }
+  ~LlamaFolder() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = testing::TempDir() + "llama_8b_" + std::to_string(getpid());
+};
+
+TEST(BudgetQuery, llama_8b_with_int8_keys_and_landmarks_keeps_to_its_share_of_fast_memory) {
+  const LlamaFolder folder;
+  const Host metadata(folder.path(), 1, true);
+  skv_kv_params kv = kv::default_kv_params();
+  kv.key_codec = kv.digest_codec = SKV_CODEC_INT8;
+  const auto config = metadata.config(kv);
+  for (const int64_t n : {32768, 65536, 124928}) {
+    const skv_budget one = query(metadata, config, {n});
+    const auto fast = static_cast<double>(one.held_bytes[SKV_TIER_FAST]);
+    EXPECT_LE(fast, 9.4 * 1024 * static_cast<double>(n) + 0.36e9) << n << " tokens";
+    // Both halves of the figure are needed, or it says nothing.
+    EXPECT_GT(fast, 9.0 * 1024 * static_cast<double>(n)) << n << " tokens";
+    kv.key_codec = kv.digest_codec = SKV_CODEC_RAW;
+    EXPECT_GT(query(metadata, metadata.config(kv), {n}).held_bytes[SKV_TIER_FAST], 1.6 * fast);
+    kv.key_codec = kv.digest_codec = SKV_CODEC_INT8;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, Budget, testing::ValuesIn(all_policies()), policy_name);
