@@ -1,4 +1,6 @@
 // Memory: predicted by the code that takes it, limited to the byte, given back.
+#include <map>
+
 #include "lib/base/status.h"
 #include "tests/kv/kv_configs.h"
 #include "tests/kv/kv_harness.h"
@@ -18,6 +20,15 @@ skv_memory_table used(const MemoryAccount& account) {
   return table;
 }
 
+// The same tokens for every configuration: making them takes longer than keeping them.
+const Trace& shared_trace(int64_t n) {
+  static std::map<int64_t, Trace> traces;
+  const auto found = traces.find(n);
+  if (found != traces.end()) return found->second;
+  const Bench bench(kGeometry, small_params(SKV_POLICY_FULL, SKV_KEYS_EXACT, SKV_DTYPE_BF16));
+  return traces.emplace(n, bench.make_trace(n, {24, 0.1f}, kv_seed())).first->second;
+}
+
 void expect_equal(const skv_memory_table& got, const skv_memory_table& want) {
   for (int32_t tier = 0; tier < SKV_TIER_COUNT; ++tier) {
     for (int32_t purpose = 0; purpose < SKV_PURPOSE_COUNT; ++purpose) {
@@ -33,9 +44,8 @@ TEST(KvMemory, held_bytes_are_what_prompts_take) {
     SCOPED_TRACE(config.name);
     Bench bench(kGeometry, config.params);
     std::vector<int64_t> lengths;
-    for (const int64_t n : {1, 64, 65, 700, 1025, 3000}) {
-      const Trace trace = bench.make_trace(n, {24, 0.1f}, kv_seed());
-      bench.prefill(bench.store().open(), trace, 0, n, 512);
+    for (const int64_t n : {1, 64, 65, 700, 1025, 1600}) {
+      bench.prefill(bench.store().open(), shared_trace(n), 0, n, 512);
       lengths.push_back(n);
       expect_equal(used(bench.account()), kv::held_bytes(bench.geometry(), bench.policy(), lengths));
     }
@@ -60,9 +70,8 @@ TEST(KvMemory, the_peak_of_a_prefill_is_predicted) {
   for (const KvConfig& config : kv_configs(SKV_DTYPE_BF16)) {
     SCOPED_TRACE(config.name);
     Bench bench(kGeometry, config.params);
-    const int64_t lengths[] = {4000};
-    const Trace trace = bench.make_trace(lengths[0], {24, 0.1f}, kv_seed());
-    bench.prefill(bench.store().open(), trace, 0, lengths[0], 512);
+    const int64_t lengths[] = {2400};
+    bench.prefill(bench.store().open(), shared_trace(lengths[0]), 0, lengths[0], 512);
     const auto held = kv::held_bytes(bench.geometry(), bench.policy(), lengths);
     const auto extra = kv::prefill_peak_bytes(bench.geometry(), bench.policy(), lengths[0], 0);
     for (int32_t tier = 0; tier < SKV_TIER_COUNT; ++tier) {
@@ -83,7 +92,7 @@ TEST(KvMemory, decoding_stays_within_what_was_predicted) {
     SCOPED_TRACE(config.name);
     if (config.params.policy == SKV_POLICY_PUBLISHED) continue;  // never flushes: grows with every token
     Bench bench(kGeometry, config.params);
-    const Trace trace = bench.make_trace(1000, {24, 0.1f}, kv_seed());
+    const Trace& trace = shared_trace(1000);
     const int64_t prompt[] = {700}, whole[] = {1000};
     kv::Sequence* sequence = bench.store().open();
     bench.prefill(sequence, trace, 0, prompt[0], 512);
