@@ -30,7 +30,7 @@ enum {
   SKV_POLICY_PUBLISHED = 1, /* ShadowKV as published (arXiv 2410.21465 and its code) */
   SKV_POLICY_SHADOWKV = 2,  /* this library's: centred keys, flush, segments, any length and number of turns */
   SKV_POLICY_QUEST = 3,     /* Quest (arXiv 2406.10774): pages of 16, box digests, the largest bound over the query group */
-  SKV_POLICY_STREAMING = 4  /* StreamingLLM (arXiv 2309.17453): sinks and the newest tokens, positions counted in the cache */
+  SKV_POLICY_STREAMING = 4  /* StreamingLLM (arXiv 2309.17453): sinks and the newest tokens, positions as in the cache */
 };
 
 typedef int32_t skv_key_store;
@@ -139,7 +139,7 @@ SKV_API skv_status skv_kv_params_preset(skv_kv_params *params, uint32_t struct_s
 /** What a sequence's keys and values did so far. Counters start at 0 when the sequence is opened. */
 typedef struct skv_kv_stats {
   uint32_t struct_size;           /* in: sizeof(skv_kv_stats) */
-  int32_t is_dense;               /* out: 1 while nothing is compressed */
+  int32_t is_dense;               /* out: 1 while nothing is compressed or forgotten */
   int64_t n_tokens;               /* out: length */
   int64_t n_compressed;           /* out: tokens in compressed chunks */
   int64_t n_exact;                /* out: tokens in the exact window */
@@ -148,7 +148,7 @@ typedef struct skv_kv_stats {
   int64_t n_outlier_chunks;       /* out: over layers and KV heads */
   int64_t n_flushes;              /* out: flushes so far */
   int64_t n_forced_segments;      /* out: flushes that wanted a segment beyond max_segments or memory */
-  int64_t n_lossy_tokens;         /* out: tokens rebuilt into the window by truncate (their keys are low-rank) */
+  int64_t n_lossy_tokens;         /* out: tokens rebuilt into the window by truncate, as their codecs keep them */
   int64_t decode_tokens;          /* out: tokens decoded by steps */
   int64_t selected_chunks;        /* out: sum over decode tokens, layers and KV heads */
   int64_t slot_hits;              /* out: of those, already in their slot */

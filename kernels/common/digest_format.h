@@ -39,8 +39,6 @@ struct DigestFormat {
   }
   int64_t variance_bytes() const { return kind == DigestKind::mean_variance ? 2 : 0; }
   int64_t chunk_bytes() const { return row_bytes() + scale_bytes() + variance_bytes(); }
-  // Whether landmark_score can say how much attention mass a chunk holds (a box only bounds single keys).
-  bool estimates_mass() const { return kind != DigestKind::box; }
 };
 
 // Row c of each is chunk c's. scales and variances are unused (no pages) where the format has none.

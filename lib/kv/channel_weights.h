@@ -1,5 +1,5 @@
-// Weights of key channels. A few channels may carry a bias a hundred times the spread of the rest; a code of few bits with one
-// scale a row would then keep the bias and lose the rest. So keys are divided by w before they are coded, and queries (or
+// Weights of key channels. A few channels may carry a bias a hundred times the spread of the rest; a code of few bits
+// with one scale a row would then keep the bias and lose the rest. So keys are divided by w before they are coded, and queries (or
 // decoded keys) multiplied by it: q . k is the same, and w = sqrt(rms of keys / rms of queries), channel by channel, gives
 // each channel's error the same weight in it. Rounded to powers of two, so that scaling itself rounds nothing.
 #pragma once

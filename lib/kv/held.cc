@@ -137,7 +137,8 @@ MemoryTable window_growth_bytes(const Geometry& geometry, const Policy& policy, 
   const int64_t fullest = ceil_div(policy.window + policy.flush - 1 + kMaxRowTokens + kExactPageTokens - policy.chunk,
                                    kExactPageTokens);
   // The sinks' page, and a ring that begins anywhere in a page and takes one more row.
-  const int64_t fullest_ring = 1 + ceil_div(policy.window + policy.flush + kMaxRowTokens + 2 * kExactPageTokens, kExactPageTokens);
+  const int64_t ring = int64_t{policy.window} + policy.flush + kMaxRowTokens + 2 * kExactPageTokens;
+  const int64_t fullest_ring = 1 + ceil_div(ring, kExactPageTokens);
   int64_t pages = 0;
   for (const int64_t n : lengths) {
     if (policy.streams()) {

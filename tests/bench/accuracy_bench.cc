@@ -52,7 +52,8 @@ std::optional<Options> parse(int argc, char** argv) {
       return std::nullopt;
     }
   }
-  if (o.model.empty() || o.tokens < (o.small ? 2048 : kLeastTokens) || o.questions < 1 || !(o.budget > 0.0 && o.budget < 1.0)) return std::nullopt;
+  const bool long_enough = o.tokens >= (o.small ? 2048 : kLeastTokens);
+  if (o.model.empty() || !long_enough || o.questions < 1 || !(o.budget > 0.0 && o.budget < 1.0)) return std::nullopt;
   return o;
 }
 

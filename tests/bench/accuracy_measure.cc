@@ -19,7 +19,9 @@ double quantile(std::vector<double> x, double q) {
   return *at;
 }
 
-double share(int64_t part, int64_t whole) { return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : -1.0; }
+double share(int64_t part, int64_t whole) {
+  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : -1.0;
+}
 
 }  // namespace
 
