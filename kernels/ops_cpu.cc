@@ -1,14 +1,20 @@
-#include "kernels/ops.h"
+#include "kernels/host_ops.h"
 
 namespace skv::kernels {
+namespace {
+
+class CpuOps final : public HostOps {
+ public:
+#define SKV_OP_METHOD(name, result, call, ...) \
+  result name(__VA_ARGS__) const override { return name##_cpu call; }
+  SKV_KERNEL_OPS(SKV_OP_METHOD)
+#undef SKV_OP_METHOD
+};
+
+}  // namespace
 
 const Ops& cpu_ops() {
-  static constexpr Ops ops = {
-      landmark_score_cpu, topk_select_cpu, slot_update_cpu, chunk_fetch_cpu, key_rebuild_cpu, attn_decode_cpu,
-      attn_prefill_cpu,   landmark_build_cpu, rope_cpu,     gemm_cpu,        rms_norm_cpu,    swiglu_cpu,
-      embed_cpu,          gram_cpu,        subspace_basis_cpu, key_project_cpu, sample_cpu,
-      kv_append_cpu,      kv_gather_cpu,   block_store_cpu, guard_sample_cpu, guard_grow_cpu,
-      attn_remainder_cpu};
+  static const CpuOps ops;
   return ops;
 }
 

@@ -13,7 +13,7 @@
 // Determinism the result depends on the item's pieces in their order only: splits have a fixed length in tokens, so
 //            neither other items nor the thread count change a bit
 // Tolerance  1e-5 relative f32; 2e-2 of max|v| bf16 inputs are exact once widened, so 1e-5 too against the same bits
-// Workspace  workspace_bytes(desc, n_items, total rows)
+// Workspace  workspace_bytes(desc, n_items, total rows: max_ids blocks and all spans of every item)
 // Cost       bytes 2 n D sizeof(kv), flops 4 G n D; bandwidth-bound for G <= 8
 // Source     streaming softmax (FlashAttention, arXiv 2205.14135); merge by lse
 #pragma once

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/attn_decode/attn_decode_split.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/softmax_parts.h"
 #include "kernels/common/workspace.h"
@@ -50,7 +51,9 @@ std::size_t lay_out(const AttnDecodeDesc& desc, int64_t n_items, int64_t max_spl
   return cursor.bytes();
 }
 
-int64_t block_rows(const AttnDecodeItem& item) { return int64_t{item.blocks.n_ids} * item.blocks.block_tokens; }
+int64_t block_rows(const AttnDecodeItem& item) {
+  return item.blocks.n_ids == nullptr ? 0 : int64_t{*item.blocks.n_ids} * item.blocks.block_tokens;
+}
 
 int64_t total_rows(const AttnDecodeItem& item) {
   int64_t rows = block_rows(item);
@@ -108,7 +111,7 @@ template <class T>
 class RowCursor {
  public:
   RowCursor(const AttnDecodeItem& item, const Split& split, int64_t dim)
-      : item_(item), dim_(dim), in_blocks_(int64_t{item.blocks.n_ids} * item.blocks.block_tokens),
+      : item_(item), dim_(dim), in_blocks_(block_rows(item)),
         block_row_(split.block_row), span_(split.span), span_row_(split.span_row), left_(split.rows) {}
 
   void fill(RowTile<T>* tile) {
@@ -198,7 +201,9 @@ bool attn_decode_supports(const AttnDecodeDesc& desc) {
 
 std::size_t attn_decode_workspace_bytes(const AttnDecodeDesc& desc, int64_t n_items, int64_t total_rows) {
   Plan plan;
-  return lay_out(desc, n_items, total_rows / kSplitRows + n_items, nullptr, &plan);
+  const std::size_t here = lay_out(desc, n_items, total_rows / kSplitRows + n_items, nullptr, &plan);
+  const int64_t floats = split_bound(n_items, total_rows) * plan.parts.part_floats();  // CUDA: parts only
+  return std::max(here, static_cast<std::size_t>(floats) * sizeof(float));
 }
 
 void attn_decode_cpu(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items, void* workspace) {

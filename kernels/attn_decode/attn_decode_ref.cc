@@ -15,7 +15,8 @@ struct Rows {
 
 std::vector<Rows> list_rows(const AttnDecodeItem& item) {
   std::vector<Rows> rows;
-  for (int32_t i = 0; i < item.blocks.n_ids; ++i) {
+  const int32_t n_ids = item.blocks.n_ids == nullptr ? 0 : *item.blocks.n_ids;
+  for (int32_t i = 0; i < n_ids; ++i) {
     const int64_t at = item.blocks.ids[i] * item.blocks.block_bytes;
     rows.push_back({offset_bytes(item.blocks.k, at), offset_bytes(item.blocks.v, at), item.blocks.block_tokens});
   }

@@ -36,6 +36,7 @@ struct AttnRemainderItem {
   int32_t n = 0;
   const int32_t* ids = nullptr;
   const int32_t* n_ids = nullptr;
+  int32_t max_ids = 0;  // bound of *n_ids
   DigestRows values;
   float* out = nullptr;
   float* lse = nullptr;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/attn_remainder/attn_remainder_split.h"
 #include "kernels/common/parallel.h"
 #include "kernels/common/softmax_parts.h"
 #include "kernels/common/workspace.h"
@@ -182,7 +183,9 @@ bool attn_remainder_supports(const AttnRemainderDesc& desc) {
 
 std::size_t attn_remainder_workspace_bytes(const AttnRemainderDesc& desc, int64_t n_items, int64_t total_chunks) {
   Plan plan;
-  return lay_out(desc, n_items, total_chunks / kSplitChunks + n_items, nullptr, &plan);
+  const std::size_t here = lay_out(desc, n_items, total_chunks / kSplitChunks + n_items, nullptr, &plan);
+  const int64_t floats = remainder_split_bound(n_items, total_chunks) * plan.parts.part_floats();  // CUDA: parts only
+  return std::max(here, static_cast<std::size_t>(floats) * sizeof(float));
 }
 
 void attn_remainder_cpu(const AttnRemainderDesc& desc, std::span<const AttnRemainderItem> items, void* workspace) {

@@ -26,6 +26,7 @@ struct ChunkFetchItem {
   const int32_t* chunks = nullptr;
   const int32_t* slots = nullptr;
   const int32_t* n = nullptr;
+  int32_t max_n = 0;  // bound of *n
   const float* weights = nullptr;
 };
 

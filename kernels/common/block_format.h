@@ -27,15 +27,15 @@ struct BlockFormat {
   int32_t chunk = 0;          // C, rows of a block
   int32_t width = 0;          // elements of a row: head_dim, or the rank
 
-  int64_t row_bytes() const {  // of codes
+  SKV_HD int64_t row_bytes() const {  // of codes
     if (codec == BlockCodec::raw) return width * dtype_bytes(dtype);
     return codec == BlockCodec::int8 ? width : width / 2;
   }
-  int64_t scales_at() const { return chunk * row_bytes(); }
-  int64_t block_bytes() const {
+  SKV_HD int64_t scales_at() const { return chunk * row_bytes(); }
+  SKV_HD int64_t block_bytes() const {
     return codec == BlockCodec::raw ? scales_at() : (scales_at() + 2 * chunk + 15) / 16 * 16;
   }
-  int64_t decoded_bytes() const { return int64_t{chunk} * width * dtype_bytes(dtype); }
+  SKV_HD int64_t decoded_bytes() const { return int64_t{chunk} * width * dtype_bytes(dtype); }
 };
 
 }  // namespace skv::kernels

@@ -28,17 +28,17 @@ struct DigestFormat {
   int32_t chunk = 0;
   int32_t head_dim = 0;
 
-  int64_t row_bytes() const {
+  SKV_HD int64_t row_bytes() const {
     if (kind == DigestKind::keys_2bit) return int64_t{chunk} * head_dim / 4;
     const int64_t elements = kind == DigestKind::box ? 2 * head_dim : head_dim;
     return codec == BlockCodec::int8 ? elements : elements * dtype_bytes(dtype);
   }
-  int64_t scale_bytes() const {  // of one chunk; 0 = none
+  SKV_HD int64_t scale_bytes() const {  // of one chunk; 0 = none
     if (kind == DigestKind::keys_2bit) return 2 * chunk;
     return codec == BlockCodec::int8 ? 2 : 0;
   }
-  int64_t variance_bytes() const { return kind == DigestKind::mean_variance ? 2 : 0; }
-  int64_t chunk_bytes() const { return row_bytes() + scale_bytes() + variance_bytes(); }
+  SKV_HD int64_t variance_bytes() const { return kind == DigestKind::mean_variance ? 2 : 0; }
+  SKV_HD int64_t chunk_bytes() const { return row_bytes() + scale_bytes() + variance_bytes(); }
 };
 
 // Row c of each is chunk c's. scales and variances are unused (no pages) where the format has none.

@@ -1,9 +1,15 @@
 // Views that several ops share. All offsets int64; ids and counts int32.
+//
+// Lists that describe a launch (items, spans, segments, arrays of page pointers) are host memory, and an op is done with
+// them when its call returns. All else that they point to is data: device memory or pinned host memory where the backend
+// is a GPU, and then read and written in the order of the calls. So a count or an id that an op wrote is read by a later
+// op through a pointer, and the host gives only a bound of it.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/common/dtype.h"
+#include "kernels/common/host_device.h"
 
 namespace skv::kernels {
 
@@ -15,7 +21,8 @@ struct PagedRows {
   int64_t offset_bytes = 0;
   int32_t rows_per_page = 1;
   int32_t row_bytes = 0;
-  void* row(int64_t i) const {
+  int32_t n_pages = 0;
+  SKV_HD void* row(int64_t i) const {
     return skv::offset_bytes(pages[i / rows_per_page], offset_bytes + (i % rows_per_page) * row_bytes);
   }
 };
@@ -36,7 +43,8 @@ struct KvBlocks {
   int64_t block_bytes = 0;
   int32_t block_tokens = 0;
   const int32_t* ids = nullptr;
-  int32_t n_ids = 0;
+  const int32_t* n_ids = nullptr;  // data; null = 0
+  int32_t max_ids = 0;             // bound of *n_ids
 };
 
 // A low-rank segment of keys: chunks from first_chunk on (up to the next segment's) are A b + mu, per KV head.

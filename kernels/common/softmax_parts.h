@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/common/host_device.h"
+
 namespace skv::kernels {
 
 struct SoftmaxPart {
@@ -21,10 +23,10 @@ struct SoftmaxParts {
   int32_t group = 0;
   int32_t head_dim = 0;
 
-  static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
-  int64_t padded_dim() const { return padded(head_dim); }
-  int64_t part_floats() const { return 2 * padded(group) + group * padded_dim(); }
-  SoftmaxPart at(int64_t i) const {
+  SKV_HD static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
+  SKV_HD int64_t padded_dim() const { return padded(head_dim); }
+  SKV_HD int64_t part_floats() const { return 2 * padded(group) + group * padded_dim(); }
+  SKV_HD SoftmaxPart at(int64_t i) const {
     float* part = base + i * part_floats();
     return {part, part + padded(group), part + 2 * padded(group)};
   }

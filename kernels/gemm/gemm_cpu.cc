@@ -290,7 +290,10 @@ HWY_EXPORT(Run);
 
 std::size_t gemm_workspace_bytes(const GemmDesc& desc, int64_t m) {
   const std::size_t highway = HWY_DYNAMIC_DISPATCH(ScratchBytes)() * static_cast<std::size_t>(max_workers());
-  return m <= kGemmDecodeRows ? highway : std::max(highway, gemm_onednn_workspace_bytes(desc));
+  const int64_t rounded_rows = desc.w_dtype == DType::f32 ? 0 : std::clamp<int64_t>(m, 0, kGemmRoundedRows);
+  const std::size_t rounded = static_cast<std::size_t>(2 * rounded_rows * gemm_rounded_stride(desc));
+  const std::size_t bytes = std::max(highway, rounded);
+  return m <= kGemmDecodeRows ? bytes : std::max(bytes, gemm_onednn_workspace_bytes(desc));
 }
 
 void gemm_cpu(const GemmDesc& desc, const GemmArgs& args, void* workspace) {

@@ -10,6 +10,7 @@
 #include "kernels/common/parallel.h"
 #include "kernels/common/sgemm.h"
 #include "kernels/common/workspace.h"
+#include "kernels/gram/gram_cuda.h"
 
 #ifndef SKV_KERNELS_GRAM_SCRATCH
 #define SKV_KERNELS_GRAM_SCRATCH
@@ -103,16 +104,17 @@ namespace skv::kernels {
 HWY_EXPORT(gram_simd);
 
 std::size_t gram_workspace_bytes(int64_t n, int32_t m) {
-  WorkspaceCursor cursor(nullptr);
-  gram_scratch(cursor, n, m);
-  return cursor.bytes();
+  WorkspaceCursor cpu(nullptr), cuda(nullptr);
+  gram_scratch(cpu, n, m);
+  gram_cuda_scratch(cuda, n, m);
+  return std::max(cpu.bytes(), cuda.bytes());
 }
 
 void gram_cpu(const GramArgs& args, void* workspace) {
   if (args.n > 0 && args.m > 0) HWY_DYNAMIC_DISPATCH(gram_simd)(args, workspace);
 }
 
-void gram_center(float* g, const double* sum, int64_t n, int32_t m) {
+void gram_center_cpu(float* g, const double* sum, int64_t n, int32_t m) {
   if (n <= 0) return;
   const double scale = 1.0 / static_cast<double>(n);
   parallel_for(m, [&](int64_t i, int) {

@@ -18,4 +18,10 @@ void gram_ref(const GramArgs& args, void*) {
   }
 }
 
+void gram_center_ref(float* g, const double* sum, int64_t n, int32_t m) {
+  for (int64_t i = 0; n > 0 && i < m; ++i)
+    for (int64_t j = 0; j < m; ++j)
+      g[i * m + j] = static_cast<float>(g[i * m + j] - sum[i] * sum[j] / static_cast<double>(n));
+}
+
 }  // namespace skv::kernels

@@ -6,6 +6,7 @@
 
 #include "kernels/common/parallel.h"
 #include "kernels/common/workspace.h"
+#include "kernels/guard_grow/guard_grow_plan.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/guard_grow/guard_grow_cpu.cc"
@@ -167,7 +168,7 @@ int32_t order_samples(const GuardGrowDesc& desc, const GuardGrowItem& item, cons
   for (int32_t i = 0; i < *item.n_samples; ++i) {
     const int32_t c = item.chunks[i];
     if (std::binary_search(item.candidates, item.candidates + *item.n_candidates, c) &&
-        !std::binary_search(item.ids, item.ids + *item.n_ids, c)) {
+        !std::binary_search(item.picked, item.picked + *item.n_picked, c)) {
       s.order[n++] = i;
     } else {
       for (int32_t g = 0; g < desc.group; ++g) s.missed[g] += s.mass[g * s.max_samples + i];
@@ -200,27 +201,22 @@ int32_t last_needed(const GuardGrowDesc& desc, const GuardGrowItem& item, const 
   return -1;
 }
 
-// Candidates that are not in ids, all or those not after `last`, into extra and ids.
+// Candidates that are not picked, all or those not after `last`, into extra.
 void take_extra(const GuardGrowItem& item, bool all, int32_t last) {
   const Better better{item.scores};
   int32_t n = 0, old = 0;
   for (int32_t i = 0; i < *item.n_candidates; ++i) {  // without branches, which nobody could foresee
     const int32_t c = item.candidates[i];
-    const bool chosen = old < *item.n_ids && item.ids[old] == c;
+    const bool chosen = old < *item.n_picked && item.picked[old] == c;
     item.extra[n] = c;
     n += !chosen & (all || !better(last, c));
     old += chosen;
   }
   *item.n_extra = n;
-  old = *item.n_ids;
-  *item.n_ids += n;
-  for (int32_t at = *item.n_ids; n > 0;) {  // merged from the end, in place
-    --at;
-    item.ids[at] = old > 0 && item.ids[old - 1] > item.extra[n - 1] ? item.ids[--old] : item.extra[--n];
-  }
 }
 
-void grow_item(const GuardGrowDesc& desc, const GuardGrowItem& item, const GuardGrowScratch& s) {
+// extra and missed.
+void choose_extra(const GuardGrowDesc& desc, const GuardGrowItem& item, const GuardGrowScratch& s) {
   *item.n_extra = 0;
   std::fill(item.missed, item.missed + desc.group, 0.0f);
   if (*item.n_samples <= 0) return;
@@ -234,6 +230,13 @@ void grow_item(const GuardGrowDesc& desc, const GuardGrowItem& item, const Guard
   take_extra(item, all, all ? -1 : item.chunks[last]);
 }
 
+void grow_item(const GuardGrowDesc& desc, const GuardGrowItem& item, const GuardGrowScratch& s) {
+  choose_extra(desc, item, s);
+  *item.n_ids = *item.n_picked + *item.n_extra;
+  std::merge(item.picked, item.picked + *item.n_picked, item.extra, item.extra + *item.n_extra, item.ids);
+  add_totals(desc, item);
+}
+
 }  // namespace
 
 bool guard_grow_supports(const GuardGrowDesc& desc) {
@@ -242,12 +245,13 @@ bool guard_grow_supports(const GuardGrowDesc& desc) {
 }
 
 std::size_t guard_grow_workspace_bytes(const GuardGrowDesc& desc, int32_t n_samples, int32_t) {
-  return lay_out_grow(desc, n_samples, nullptr).bytes * static_cast<std::size_t>(max_workers());
+  return std::max(lay_out_grow(desc, n_samples, nullptr).bytes * static_cast<std::size_t>(max_workers()),
+                  lay_out_grow_space(desc, n_samples, nullptr).bytes * std::size_t{kGrowBlocks});
 }
 
 void guard_grow_cpu(const GuardGrowDesc& desc, std::span<const GuardGrowItem> items, void* workspace) {
   int32_t most = 0;
-  for (const GuardGrowItem& item : items) most = std::max(most, *item.n_samples);
+  for (const GuardGrowItem& item : items) most = std::max(most, item.max_samples);
   const auto stride = static_cast<int64_t>(lay_out_grow(desc, most, nullptr).bytes);
   parallel_for(static_cast<int64_t>(items.size()), [&](int64_t i, int worker) {
     const GuardGrowScratch s = lay_out_grow(desc, most, offset_bytes(workspace, worker * stride));

@@ -42,12 +42,12 @@ HeadMass mass_of_head(const GuardGrowDesc& desc, const GuardGrowItem& item, int3
   return mass;
 }
 
-// Candidates that are not in ids, the best first.
+// Candidates that are not picked, the best first.
 std::vector<int32_t> further_candidates(const GuardGrowItem& item) {
   std::vector<int32_t> further;
   for (int32_t i = 0; i < *item.n_candidates; ++i) {
     const int32_t c = item.candidates[i];
-    if (std::find(item.ids, item.ids + *item.n_ids, c) == item.ids + *item.n_ids) further.push_back(c);
+    if (std::find(item.picked, item.picked + *item.n_picked, c) == item.picked + *item.n_picked) further.push_back(c);
   }
   std::stable_sort(further.begin(), further.end(), [&](int32_t a, int32_t b) {
     const float x = item.scores[a], y = item.scores[b];
@@ -56,7 +56,8 @@ std::vector<int32_t> further_candidates(const GuardGrowItem& item) {
   return further;
 }
 
-void grow_item(const GuardGrowDesc& desc, const GuardGrowItem& item) {
+// extra and missed.
+void choose_extra(const GuardGrowDesc& desc, const GuardGrowItem& item) {
   *item.n_extra = 0;
   std::fill(item.missed, item.missed + desc.group, 0.0f);
   if (*item.n_samples == 0) return;
@@ -79,15 +80,23 @@ void grow_item(const GuardGrowDesc& desc, const GuardGrowItem& item) {
     item.extra[(*item.n_extra)++] = further[k];
   }
   std::sort(item.extra, item.extra + *item.n_extra);
-  std::copy(item.extra, item.extra + *item.n_extra, item.ids + *item.n_ids);
-  *item.n_ids += *item.n_extra;
-  std::sort(item.ids, item.ids + *item.n_ids);
 }
 
 }  // namespace
 
 void guard_grow_ref(const GuardGrowDesc& desc, std::span<const GuardGrowItem> items, void*) {
-  for (const GuardGrowItem& item : items) grow_item(desc, item);
+  for (const GuardGrowItem& item : items) {
+    choose_extra(desc, item);
+    *item.n_ids = *item.n_picked + *item.n_extra;
+    std::merge(item.picked, item.picked + *item.n_picked, item.extra, item.extra + *item.n_extra, item.ids);
+    if (item.totals == nullptr) continue;
+    std::vector<float> missed(item.missed, item.missed + desc.group);
+    std::replace_if(missed.begin(), missed.end(), [](float m) { return std::isnan(m); }, 1.0f);
+    const float most = *std::max_element(missed.begin(), missed.end());
+    item.totals[0] += *item.n_samples;
+    item.totals[1] += desc.margin * most > desc.max_missed;
+    item.totals[2] += most;
+  }
 }
 
 }  // namespace skv::kernels

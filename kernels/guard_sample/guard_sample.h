@@ -32,7 +32,8 @@ struct GuardSampleItem {
   int32_t n = 0;
   const int32_t* ids = nullptr;
   const int32_t* n_ids = nullptr;
-  float u = 0.0f;  // in [0, 1)
+  int32_t max_ids = 0;  // bound of *n_ids
+  float u = 0.0f;       // in [0, 1)
   int32_t n_samples = 0;
   int32_t* chunks = nullptr;
   float* log_weight = nullptr;

@@ -9,10 +9,11 @@
 // Types      a and b of dtype (bf16 or f32), or a int8 with f16 scales; sums f32
 // Edges      a row of x that is not finite: NaN coordinates (raw rows keep infinities); its chunk's residuals are not
 //            finite; all else as without it. Padding bytes of int8 blocks are zeros
-// Determinism a chunk's bytes depend on its rows of x, mu, p and b only: not on n, first_chunk or threads
+// Determinism a chunk's bytes depend on its rows of x, mu, p and b only: not on n, first_chunk or threads (on a GPU
+//            also on whether p is a multiple of 16 bytes)
 // Tolerance  a: one rounding of the reference (int8: scales one step of f16, codes 1); residual 1e-3 relative +
 //            1e-6 * energy, about the coordinates as they were stored; energy 1e-4 relative
-// Workspace  workspace_bytes(n, m, r)
+// Workspace  workspace_bytes(desc, n), the largest need of any backend; does not grow beyond n = 4,096
 // Cost       flops 4 n m r
 // Source     shadowkv.md section 2; residuals are always those of centred keys
 #pragma once

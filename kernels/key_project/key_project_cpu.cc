@@ -13,6 +13,7 @@
 #include "kernels/common/sgemm.h"
 #include "kernels/common/simd-inl.h"
 #include "kernels/common/workspace.h"
+#include "kernels/key_project/key_project_cuda.h"
 
 #ifndef SKV_KERNELS_KEY_PROJECT_SCRATCH
 #define SKV_KERNELS_KEY_PROJECT_SCRATCH
@@ -180,9 +181,10 @@ bool key_project_supports(const KeyProjectDesc& desc) {
 }
 
 std::size_t key_project_workspace_bytes(const KeyProjectDesc& desc, int64_t n) {
-  WorkspaceCursor cursor(nullptr);
-  key_project_scratch(cursor, desc, n);
-  return cursor.bytes();
+  WorkspaceCursor cpu(nullptr), cuda(nullptr);
+  key_project_scratch(cpu, desc, n);
+  key_project_cuda_scratch(cuda, desc, n);
+  return std::max(cpu.bytes(), cuda.bytes());
 }
 
 void key_project_cpu(const KeyProjectDesc& desc, const KeyProjectArgs& args, void* workspace) {

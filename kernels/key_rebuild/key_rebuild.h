@@ -31,7 +31,7 @@ struct KeyRebuildDesc {
   RopeView rope;
   BlockCodec a_codec = BlockCodec::raw;  // raw or int8
 
-  BlockFormat a_format() const { return {a_codec, dtype, chunk, rank}; }
+  SKV_HD BlockFormat a_format() const { return {a_codec, dtype, chunk, rank}; }
 };
 
 struct KeyRebuildItem {
@@ -41,6 +41,7 @@ struct KeyRebuildItem {
   const int32_t* chunks = nullptr;
   const int32_t* slots = nullptr;
   const int32_t* n = nullptr;
+  int32_t max_n = 0;  // bound of *n
   void* slot_region = nullptr;
 };
 

@@ -17,29 +17,33 @@ void narrow_row(const float* from, DType dtype, void* base, int64_t at, int32_t 
   for (int32_t i = 0; i < n; ++i) to[i] = f32_to_bf16(from[i]);
 }
 
-void append_token(const KvAppendArgs& args, int64_t t) {
-  const int64_t half = int64_t{args.heads} * args.page_tokens * args.head_dim;
-  void* page = args.pages[(args.first + t) / args.page_tokens];
-  const int64_t row = (args.first + t) % args.page_tokens;
-  for (int64_t h = 0; h < args.heads; ++h) {
-    const int64_t from = (t * args.heads + h) * args.head_dim;
-    const int64_t to = (h * args.page_tokens + row) * args.head_dim;
-    narrow_row(args.k + from, args.dtype, page, to, args.head_dim);
-    narrow_row(args.v + from, args.dtype, page, half + to, args.head_dim);
+void append_token(const KvPageFormat& format, const KvAppendItem& item, int64_t t) {
+  const int64_t half = int64_t{format.heads} * format.page_tokens * format.head_dim;
+  void* page = item.pages[(item.first + t) / format.page_tokens];
+  const int64_t row = (item.first + t) % format.page_tokens;
+  for (int64_t h = 0; h < format.heads; ++h) {
+    const int64_t from = (t * format.heads + h) * format.head_dim;
+    const int64_t to = (h * format.page_tokens + row) * format.head_dim;
+    narrow_row(item.k + from, format.dtype, page, to, format.head_dim);
+    narrow_row(item.v + from, format.dtype, page, half + to, format.head_dim);
   }
 }
 
 }  // namespace
 
-void kv_append_cpu(const KvAppendArgs& args) {
-  constexpr int64_t kTokensPerItem = 64;
-  if (args.n <= kTokensPerItem) {
-    for (int64_t t = 0; t < args.n; ++t) append_token(args, t);
-    return;
-  }
-  parallel_for((args.n + kTokensPerItem - 1) / kTokensPerItem, [&](int64_t item, int) {
-    const int64_t end = std::min(args.n, (item + 1) * kTokensPerItem);
-    for (int64_t t = item * kTokensPerItem; t < end; ++t) append_token(args, t);
+// Tasks count tokens across items.
+void kv_append_cpu(const KvPageFormat& format, std::span<const KvAppendItem> items) {
+  constexpr int64_t kTokensPerTask = 64;
+  int64_t total = 0;
+  for (const KvAppendItem& item : items) total += item.n;
+  parallel_for((total + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
+    int64_t begin = task * kTokensPerTask, end = begin + kTokensPerTask;  // relative to the item in hand
+    for (const KvAppendItem& item : items) {
+      for (int64_t t = std::max<int64_t>(begin, 0); t < std::min(end, item.n); ++t) append_token(format, item, t);
+      begin -= item.n;
+      end -= item.n;
+      if (end <= 0) return;
+    }
   });
 }
 

@@ -9,15 +9,12 @@
 
 #include <cstdint>
 
-#include "kernels/common/dtype.h"
+#include "kernels/kv_append/kv_append.h"
 
 namespace skv::kernels {
 
 struct KvGatherArgs {
-  DType dtype = DType::bf16;
-  int32_t heads = 0;
-  int32_t head_dim = 0;
-  int32_t page_tokens = 0;
+  KvPageFormat format;
   void* const* pages = nullptr;
   int64_t first = 0;
   int64_t n = 0;

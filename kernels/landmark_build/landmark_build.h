@@ -6,7 +6,7 @@
 // Shapes     per item (KV head, a run of n chunks): k chunk rows by span list: spans hold whole chunks, n * C rows in
 //            all; digest rows, row (first_chunk + j); min_cosine [n] f32 or null; inverse_weights [D] f32 or null
 // Types      k of format.dtype (bf16 or f32); sums f32
-// Strides    rows of digests 16-byte aligned, scales and variances 2-byte
+// Strides    keys and rows of digests 16-byte aligned, scales and variances 2-byte
 // Preconditions  inverse_weights positive, k w within f32's range
 // Edges      a zero key or zero mean: cosine = 0. A key that is not finite: cosine -1 (an outlier, kept exact), and
 //            NaN in the elements it spoils (raw means; both ends of a box), in the scale (int8; 2-bit: that key's)
@@ -38,6 +38,7 @@ struct LandmarkBuildItem {
   const float* inverse_weights = nullptr;
 };
 
+// C up to 32; D multiples of 16 up to 256, for keys_2bit those of hadamard.h.
 bool landmark_build_supports(const DigestFormat& format);
 using LandmarkBuildFn = void (*)(const DigestFormat&, std::span<const LandmarkBuildItem>);
 void landmark_build_ref(const DigestFormat&, std::span<const LandmarkBuildItem>);

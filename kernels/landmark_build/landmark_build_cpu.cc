@@ -19,6 +19,7 @@
 #define SKV_KERNELS_LANDMARK_BUILD_LIMITS
 namespace skv::kernels {
 inline constexpr int64_t kLandmarkDim = 256;    // largest head_dim
+inline constexpr int32_t kLandmarkChunk = 32;   // largest chunk
 inline constexpr int64_t kLandmarkChunks = 64;  // of one unit of work
 inline constexpr int64_t kLandmarkRotated = 8;  // keys rotated at a time: 8 KB at most
 }  // namespace skv::kernels
@@ -280,7 +281,7 @@ bool landmark_build_supports(const DigestFormat& format) {
   const bool codec = format.codec == BlockCodec::raw || (format.codec == BlockCodec::int8 && means);
   const bool dim = format.head_dim >= 16 && format.head_dim <= kLandmarkDim && format.head_dim % 16 == 0 &&
                    (format.kind != DigestKind::keys_2bit || hadamard_supports(format.head_dim));
-  return codec && dim && format.dtype != DType::f16 && format.chunk >= 1;
+  return codec && dim && format.dtype != DType::f16 && format.chunk >= 1 && format.chunk <= kLandmarkChunk;
 }
 
 void landmark_build_cpu(const DigestFormat& format, std::span<const LandmarkBuildItem> items) {

@@ -38,7 +38,8 @@ struct QueryCodes {
 
 // For boxes a head is [max(q, 0), min(q, 0)], twice as long: its dot product with [max, min] is
 // sum_d max(q_d max_d, q_d min_d).
-HWY_INLINE void load_queries(const LandmarkScoreDesc& desc, const float* q, int heads, QueryRows* out) {
+HWY_INLINE void load_queries(const LandmarkScoreDesc& desc, const float* q, const float* weights, int heads,
+                             QueryRows* out) {
   const auto dim = static_cast<std::size_t>(desc.format.head_dim);
   const bool box = desc.format.kind == DigestKind::box;
   const bool packed = desc.format.kind == DigestKind::keys_2bit;  // rotated in place, as neighbours
@@ -47,7 +48,7 @@ HWY_INLINE void load_queries(const LandmarkScoreDesc& desc, const float* q, int 
   for (int g = 0; g < heads; ++g) {
     const float* from = q + static_cast<std::size_t>(g) * dim;
     float* to = out->head(g);
-    for (std::size_t i = 0; i < dim; ++i) to[i] = from[i] * desc.scale;
+    for (std::size_t i = 0; i < dim; ++i) to[i] = (weights != nullptr ? from[i] * weights[i] : from[i]) * desc.scale;
     out->norm2[g] = dot(to, to, dim);
     for (std::size_t i = 0; box && i < dim; ++i) {  // a NaN stays in both
       to[dim + i] = to[i] > 0.0f ? 0.0f : to[i];

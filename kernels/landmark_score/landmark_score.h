@@ -7,11 +7,14 @@
 //                             key's w
 //              keys_2bit      ln sum_t exp(w_jt)
 //            s[j] = max_g softmax_j(m[g,:]) over the j not excluded, or max_g m[g,j]
-// Shapes     per item (one query token of one sequence and KV head): q [G, D] contiguous; digest rows of n chunks;
-//            excluded bitset [ceil(n / 64)] or null; s [n]; log_mass [G, n] or null
+//            with weights, q_d weights_d stands for q_d
+// Shapes     per item (one query token of one sequence and KV head): q [G, D] contiguous; weights [D] or null; digest
+//            rows of n chunks; excluded bitset [ceil(n / 64)] or null; s [n]; log_mass [G, n] or null
 // Types      q f32; digests as in digest_format.h, raw ones bf16 or f32; sums f32; of int8 and 2-bit codes exact
-//            integers, after q (2-bit: H q) is rounded to 16 bits of its largest element
-// Strides    rows contiguous, pages 16-byte aligned; nothing is read past a row
+//            integers, after q (2-bit: H q) is rounded to 16 bits of its largest element; on a GPU, beside bf16 rows,
+//            each element of q may be rounded to 16 bits of itself
+// Strides    rows contiguous, pages 16-byte aligned; offsets too where a row's bytes are a multiple of 16, those of
+//            2-bit keys' scales 8-byte aligned; nothing is read past a row
 // Edges      excluded j: s = m = -inf; all excluded or n = 0: nothing else written; equal digests: equal s; with
 //            raw_max a valid j has s >= -FLT_MAX; a NaN in q or in a digest not excluded: NaN in this item's s and m
 //            only (of a digest: in its own m, and every s that is normalised over it); where digests are codes an
@@ -46,6 +49,7 @@ struct LandmarkScoreDesc {
 
 struct LandmarkScoreItem {
   const float* q = nullptr;
+  const float* weights = nullptr;
   DigestRows digest;
   const uint64_t* excluded = nullptr;
   int32_t n = 0;

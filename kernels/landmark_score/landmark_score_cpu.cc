@@ -25,7 +25,7 @@ namespace {
 void mass_of_heads(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, int32_t first, int32_t n, int head,
                    int heads, float* mass, std::size_t stride) {
   QueryRows q;
-  load_queries(desc, item.q + int64_t{head} * desc.format.head_dim, heads, &q);
+  load_queries(desc, item.q + int64_t{head} * desc.format.head_dim, item.weights, heads, &q);
   if (desc.format.kind == DigestKind::keys_2bit) {
     key_mass(desc, item, first, n, &q, heads, mass, stride);
   } else if (desc.format.codec == BlockCodec::int8) {
@@ -188,7 +188,8 @@ bool landmark_score_supports(const LandmarkScoreDesc& desc) {
 
 std::size_t landmark_score_workspace_bytes(const LandmarkScoreDesc& desc, int64_t total_chunks) {
   // Only items longer than a unit are cut, and for those ceil(n / unit) <= 2 floor(n / unit).
-  return lay_out_scores(desc, 2 * (total_chunks / kUnitRows), total_chunks, nullptr).bytes;
+  return std::max(lay_out_scores(desc, 2 * (total_chunks / kUnitRows), total_chunks, nullptr).bytes,
+                  lay_out_device_scores(desc, 2 * (total_chunks / kSplitRows), total_chunks, nullptr).bytes);
 }
 
 void landmark_score_cpu(const LandmarkScoreDesc& desc, std::span<const LandmarkScoreItem> items, void* workspace) {

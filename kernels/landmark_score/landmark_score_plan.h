@@ -1,5 +1,5 @@
-// How landmark_score_cpu cuts its items into units of work, and what is kept between its passes: the parts that no
-// SIMD target changes.
+// How landmark_score_cpu cuts its items into units of work, and what it and landmark_score_cuda keep between their
+// passes: the parts that no SIMD target changes.
 #pragma once
 
 #include <algorithm>
@@ -64,6 +64,27 @@ inline ScorePlan lay_out_scores(const LandmarkScoreDesc& desc, int64_t max_units
   plan.units = cursor.take<ScoreUnit>(max_units);
   plan.parts = cursor.take<ScorePart>(heads * max_units);
   plan.norms = cursor.take<Normaliser>(heads * max_units);
+  plan.mass = cursor.take<float>(heads * rows);
+  plan.bytes = cursor.bytes();
+  return plan;
+}
+
+// Rows that a block of a GPU scores. Fixed, as kUnitRows.
+inline constexpr int32_t kSplitRows = 256;
+
+struct DeviceScorePlan {
+  ScorePart* parts = nullptr;
+  float* mass = nullptr;
+  std::size_t bytes = 0;
+};
+
+// splits: of the items longer than one, in all.
+inline DeviceScorePlan lay_out_device_scores(const LandmarkScoreDesc& desc, int64_t splits, int64_t rows,
+                                             void* workspace) {
+  DeviceScorePlan plan;
+  const int64_t heads = desc.reduce == ScoreReduce::raw_max ? 0 : desc.group;
+  WorkspaceCursor cursor(workspace);
+  plan.parts = cursor.take<ScorePart>(heads * splits);
   plan.mass = cursor.take<float>(heads * rows);
   plan.bytes = cursor.bytes();
   return plan;

@@ -80,6 +80,7 @@ double log_mass(const LandmarkScoreDesc& desc, const DigestRows& digest, int32_t
 std::vector<double> mass_of_head(const LandmarkScoreDesc& desc, const LandmarkScoreItem& item, int32_t g) {
   const float* from = item.q + int64_t{g} * desc.format.head_dim;
   std::vector<float> q(from, from + desc.format.head_dim);
+  for (std::size_t d = 0; item.weights != nullptr && d < q.size(); ++d) q[d] *= item.weights[d];
   double norm2 = 0;  // scale^2 |q|^2
   for (const float x : q) norm2 += double{x} * x * desc.scale * desc.scale;
   if (desc.format.kind == DigestKind::keys_2bit) hadamard_rows_ref(q.data(), 1, desc.format.head_dim, false);

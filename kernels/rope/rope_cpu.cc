@@ -81,28 +81,38 @@ void rotate_interleaved(const Rotation& r, int32_t n, float* HWY_RESTRICT x) {
   }
 }
 
-void rotate_token(const RopeView& view, const RopeArgs& args, int64_t token) {
-  const int64_t p = args.pos + token;
+void rotate_token(const RopeView& view, const RopeItem& item, int64_t token) {
+  const int64_t p = item.pos + token;
   const float* lo = view.lo + p % kRopeLow * view.rotary_dim;
   const float* hi = view.hi + p / kRopeLow * view.rotary_dim;
-  const float factor = args.inverse ? 1.0f / view.attention_factor : view.attention_factor;
+  const float factor = item.inverse ? 1.0f / view.attention_factor : view.attention_factor;
   const int32_t pairs = view.rotary_dim / 2;
   Rotation rotation;
   for (int32_t first = 0; first < pairs; first += kBlockPairs) {
     const int32_t n = std::min(kBlockPairs, pairs - first);
-    prepare(lo + 2 * first, hi + 2 * first, n, factor, args.inverse, rotation);
-    for (int32_t h = 0; h < args.heads; ++h) {
-      float* head = args.x + token * args.row_stride + int64_t{h} * args.head_dim;
+    prepare(lo + 2 * first, hi + 2 * first, n, factor, item.inverse, rotation);
+    for (int32_t h = 0; h < item.heads; ++h) {
+      float* head = item.x + token * item.row_stride + int64_t{h} * item.head_dim;
       if (view.interleaved) rotate_interleaved(rotation, n, head + 2 * first);
       else rotate_halves(rotation, n, head + first, head + first + pairs);
     }
   }
 }
 
-void Run(const RopeView& view, const RopeArgs& args) {
-  parallel_for((args.n + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
-    const int64_t end = std::min((task + 1) * kTokensPerTask, args.n);
-    for (int64_t token = task * kTokensPerTask; token < end; ++token) rotate_token(view, args, token);
+// Tasks count tokens across items, so that many short runs share the workers as one long run does.
+void Run(const RopeView& view, std::span<const RopeItem> items) {
+  int64_t total = 0;
+  for (const RopeItem& item : items) total += item.n;
+  parallel_for((total + kTokensPerTask - 1) / kTokensPerTask, [&](int64_t task, int) {
+    int64_t begin = task * kTokensPerTask, end = begin + kTokensPerTask;  // relative to the item in hand
+    for (const RopeItem& item : items) {
+      for (int64_t token = std::max<int64_t>(begin, 0); token < std::min(end, item.n); ++token) {
+        rotate_token(view, item, token);
+      }
+      begin -= item.n;
+      end -= item.n;
+      if (end <= 0) return;
+    }
   });
 }
 
@@ -115,9 +125,9 @@ namespace skv::kernels {
 
 HWY_EXPORT(Run);
 
-void rope_cpu(const RopeView& view, const RopeArgs& args) {
-  if (view.rotary_dim == 0 || args.n <= 0) return;
-  HWY_DYNAMIC_DISPATCH(Run)(view, args);
+void rope_cpu(const RopeView& view, std::span<const RopeItem> items) {
+  if (view.rotary_dim == 0) return;
+  HWY_DYNAMIC_DISPATCH(Run)(view, items);
 }
 
 }  // namespace skv::kernels

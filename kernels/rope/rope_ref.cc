@@ -20,13 +20,15 @@ void rotate_head(const RopeView& view, bool inverse, const float* lo, const floa
 
 }  // namespace
 
-void rope_ref(const RopeView& view, const RopeArgs& args) {
-  for (int64_t t = 0; t < args.n; ++t) {
-    const int64_t p = args.pos + t;
-    const float* lo = view.lo + (p % kRopeLow) * view.rotary_dim;
-    const float* hi = view.hi + (p / kRopeLow) * view.rotary_dim;
-    for (int32_t h = 0; h < args.heads; ++h) {
-      rotate_head(view, args.inverse, lo, hi, args.x + t * args.row_stride + int64_t{h} * args.head_dim);
+void rope_ref(const RopeView& view, std::span<const RopeItem> items) {
+  for (const RopeItem& item : items) {
+    for (int64_t t = 0; t < item.n; ++t) {
+      const int64_t p = item.pos + t;
+      const float* lo = view.lo + (p % kRopeLow) * view.rotary_dim;
+      const float* hi = view.hi + (p / kRopeLow) * view.rotary_dim;
+      for (int32_t h = 0; h < item.heads; ++h) {
+        rotate_head(view, item.inverse, lo, hi, item.x + t * item.row_stride + int64_t{h} * item.head_dim);
+      }
     }
   }
 }

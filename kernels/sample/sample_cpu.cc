@@ -107,12 +107,12 @@ bool before(const SampleCandidate& x, const SampleCandidate& y) {
   return x.logit > y.logit || (x.logit == y.logit && x.id < y.id);
 }
 
-void apply_penalty(const SampleArgs& args, const SampleScratch& s) {
-  const float penalty = args.params.repetition_penalty;
-  std::fill_n(s.seen, args.vocab / 64 + 1, 0);
-  for (int64_t i = 0; i < args.n_history; ++i) {
-    const int32_t id = args.history[i];
-    if (id < 0 || id >= args.vocab) continue;
+void apply_penalty(const SampleItem& item, const SampleScratch& s) {
+  const float penalty = item.params.repetition_penalty;
+  std::fill_n(s.seen, item.vocab / 64 + 1, 0);
+  for (int64_t i = 0; i < item.n_history; ++i) {
+    const int32_t id = item.history[i];
+    if (id < 0 || id >= item.vocab) continue;
     const uint64_t bit = uint64_t{1} << (id % 64);
     if (s.seen[id / 64] & bit) continue;
     s.seen[id / 64] |= bit;
@@ -166,33 +166,38 @@ SampleCandidate* filter(const SampleParams& params, float best, SampleCandidate*
   return end;
 }
 
+int32_t sample_row(const SampleItem& item, void* workspace) {
+  const SampleParams& params = item.params;
+  WorkspaceCursor cursor(workspace);
+  const SampleScratch s = sample_scratch(cursor, item.vocab);
+  float best = HWY_DYNAMIC_DISPATCH(copy_logits)(item.logits, item.vocab, s.logits);
+  if (params.repetition_penalty != 1.0f && item.n_history > 0) {
+    apply_penalty(item, s);
+    best = HWY_DYNAMIC_DISPATCH(largest_logit)(s.logits, item.vocab);
+  }
+  if (best == -std::numeric_limits<float>::infinity()) return -1;
+  if (!(params.temperature > 0.0f) || std::isinf(best))
+    return static_cast<int32_t>(std::find(s.logits, s.logits + item.vocab, best) - s.logits);
+  HWY_DYNAMIC_DISPATCH(softmax_weights)(s.logits, item.vocab, best, params.temperature, s.weights);
+  SampleCandidate* end = s.candidates;
+  for (int32_t i = 0; i < item.vocab; ++i)
+    if (s.weights[i] > 0.0f) *end++ = {s.logits[i], s.weights[i], i};
+  end = filter(params, best, s.candidates, end);
+  const double u = counter_uniform(params.seed, item.counter);
+  return select_by_mass(s.candidates, end, u * mass_of(s.candidates, end), true)->id;
+}
+
 }  // namespace
 
-std::size_t sample_workspace_bytes(int32_t vocab) {
+std::size_t sample_workspace_bytes(int32_t vocab, int64_t n_items) {
+  if (n_items <= 0) return 0;
   WorkspaceCursor cursor(nullptr);
   sample_scratch(cursor, vocab);
   return cursor.bytes();
 }
 
-int32_t sample_cpu(const SampleArgs& args, void* workspace) {
-  const SampleParams& params = args.params;
-  WorkspaceCursor cursor(workspace);
-  const SampleScratch s = sample_scratch(cursor, args.vocab);
-  float best = HWY_DYNAMIC_DISPATCH(copy_logits)(args.logits, args.vocab, s.logits);
-  if (params.repetition_penalty != 1.0f && args.n_history > 0) {
-    apply_penalty(args, s);
-    best = HWY_DYNAMIC_DISPATCH(largest_logit)(s.logits, args.vocab);
-  }
-  if (best == -std::numeric_limits<float>::infinity()) return -1;
-  if (!(params.temperature > 0.0f) || std::isinf(best))
-    return static_cast<int32_t>(std::find(s.logits, s.logits + args.vocab, best) - s.logits);
-  HWY_DYNAMIC_DISPATCH(softmax_weights)(s.logits, args.vocab, best, params.temperature, s.weights);
-  SampleCandidate* end = s.candidates;
-  for (int32_t i = 0; i < args.vocab; ++i)
-    if (s.weights[i] > 0.0f) *end++ = {s.logits[i], s.weights[i], i};
-  end = filter(params, best, s.candidates, end);
-  const double u = counter_uniform(params.seed, args.counter);
-  return select_by_mass(s.candidates, end, u * mass_of(s.candidates, end), true)->id;
+void sample_cpu(std::span<const SampleItem> items, void* workspace) {
+  for (const SampleItem& item : items) *item.token = sample_row(item, workspace);
 }
 
 }  // namespace skv::kernels

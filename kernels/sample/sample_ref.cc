@@ -15,37 +15,29 @@ struct Candidate {
   int32_t id;
 };
 
-std::vector<Candidate> sorted_candidates(const SampleArgs& args) {
-  std::vector<Candidate> all(static_cast<std::size_t>(args.vocab));
-  for (int32_t i = 0; i < args.vocab; ++i) {
-    const float l = args.logits[i];
+std::vector<Candidate> sorted_candidates(const SampleItem& item) {
+  std::vector<Candidate> all(static_cast<std::size_t>(item.vocab));
+  for (int32_t i = 0; i < item.vocab; ++i) {
+    const float l = item.logits[i];
     all[i] = {std::isnan(l) ? -std::numeric_limits<double>::infinity() : l, 0.0, i};
   }
-  std::vector<bool> seen(static_cast<std::size_t>(args.vocab), false);
-  for (int64_t h = 0; h < args.n_history; ++h) {
-    const int32_t id = args.history[h];
-    if (id < 0 || id >= args.vocab || seen[id]) continue;
+  std::vector<bool> seen(static_cast<std::size_t>(item.vocab), false);
+  for (int64_t h = 0; h < item.n_history; ++h) {
+    const int32_t id = item.history[h];
+    if (id < 0 || id >= item.vocab || seen[id]) continue;
     seen[id] = true;
     double& l = all[id].logit;
     // In f32, so that ties are the same ties everywhere.
-    const float penalty = args.params.repetition_penalty, x = static_cast<float>(l);
+    const float penalty = item.params.repetition_penalty, x = static_cast<float>(l);
     l = x > 0 ? x / penalty : x * penalty;
   }
   std::stable_sort(all.begin(), all.end(), [](const Candidate& x, const Candidate& y) { return x.logit > y.logit; });
   return all;
 }
 
-}  // namespace
-
-float counter_uniform(uint64_t seed, uint64_t counter) {
-  const auto block = philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0},
-                                {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
-  return static_cast<float>(block[0] >> 8) * 0x1p-24f;
-}
-
-int32_t sample_ref(const SampleArgs& args, void*) {
-  std::vector<Candidate> kept = sorted_candidates(args);
-  const SampleParams& params = args.params;
+int32_t sample_row(const SampleItem& item) {
+  std::vector<Candidate> kept = sorted_candidates(item);
+  const SampleParams& params = item.params;
   const double best = kept.empty() ? -std::numeric_limits<double>::infinity() : kept[0].logit;
   if (best == -std::numeric_limits<double>::infinity()) return -1;
   if (!(params.temperature > 0.0f) || std::isinf(best)) return kept[0].id;
@@ -62,11 +54,19 @@ int32_t sample_ref(const SampleArgs& args, void*) {
     kept.pop_back();
   total = 0.0;
   for (const Candidate& c : kept) total += c.weight;
-  const double target = counter_uniform(params.seed, args.counter) * total;
+  const double target = counter_uniform(params.seed, item.counter) * total;
   double mass = 0.0;
   for (const Candidate& c : kept)
     if ((mass += c.weight) > target) return c.id;
   return kept[0].id;
+}
+
+}  // namespace
+
+float counter_uniform(uint64_t seed, uint64_t counter) { return philox_uniform(seed, counter); }
+
+void sample_ref(std::span<const SampleItem> items, void*) {
+  for (const SampleItem& item : items) *item.token = sample_row(item);
 }
 
 }  // namespace skv::kernels

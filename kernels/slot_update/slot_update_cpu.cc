@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "kernels/common/parallel.h"
 #include "kernels/slot_update/slot_update.h"
@@ -31,6 +32,7 @@ void update(const SlotUpdateItem& item, uint64_t* keys) {
     else item.miss_chunks[misses++] = item.ids[i];
   }
   *item.n_miss = misses;
+  add_slot_totals(item, *item.n_ids, misses);
   if (misses == 0) return;
   const int32_t n = collect_victims(item, keys);
   if (misses < n) std::nth_element(keys, keys + misses, keys + n);
@@ -51,7 +53,8 @@ void update(const SlotUpdateItem& item, uint64_t* keys) {
 }  // namespace
 
 std::size_t slot_update_workspace_bytes(int64_t n_items, int32_t max_slots) {
-  return static_cast<std::size_t>(n_items) * static_cast<std::size_t>(max_slots) * sizeof(uint64_t);
+  const std::size_t keys = std::bit_ceil(static_cast<std::size_t>(max_slots));  // CUDA sorts whole powers of two
+  return static_cast<std::size_t>(n_items) * keys * sizeof(uint64_t);
 }
 
 void slot_update_cpu(std::span<const SlotUpdateItem> items, void* workspace) {

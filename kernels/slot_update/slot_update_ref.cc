@@ -36,6 +36,7 @@ void update(const SlotUpdateItem& item) {
     item.miss_slots[*item.n_miss] = victim;
     ++*item.n_miss;
   }
+  add_slot_totals(item, *item.n_ids, *item.n_miss);
 }
 
 }  // namespace

@@ -3,14 +3,15 @@
 // Computes   v [m, r] with orthonormal columns spanning (nearly) the top-r eigenspace of g; eigenvalues [r] descending.
 //            Block subspace iteration: Omega [m, r + 32] fixed pseudo-random, three rounds of Cholesky-QR(g Q), more
 //            (times Chebyshev factors, at most 48) while the captured trace still grows by 1e-4, then Rayleigh-Ritz on
-//            r + 32. Where r + 32 >= m, or method full: the full symmetric eigenproblem (LAPACK).
+//            r + 32. Where r + 32 >= m, or method full: the full symmetric eigenproblem (LAPACK, cuSOLVER).
 // Promise    sum(eigenvalues) >= 0.999 * that of the full solver, on spectra with any decay
 // Shapes     g [m, m] f32 symmetric positive semidefinite (not modified); v [m, r] row-major; eigenvalues [r]
 // Types      products f32, the small problem and Cholesky double
-// Edges      g = 0 or rank deficient: still orthonormal v, eigenvalues >= 0 (tiny negatives clamped); NaN/inf in g: returns
-//            false, outputs undefined
+// Edges      g = 0 or rank deficient: still orthonormal v, eigenvalues >= 0 (tiny negatives clamped); NaN/inf in g:
+//            returns false, outputs undefined
 // Determinism bit-equal for equal input and build, any thread count
-// Workspace  workspace_bytes(m, r, method)
+// Workspace  workspace_bytes(m, r, method), the largest need of any backend
+// Stream     waits for the device: what was captured decides when to stop. A device that failed: returns false
 // Cost       flops about 4 * 2 m^2 (r + 32) + 10 m (r + 32)^2 for a decaying spectrum: 2 GFLOP at m = 1024, r = 160;
 //            4 to 8 times that for power laws slower than 1 / i
 // Source     Halko et al., arXiv 0909.4061 section 4.5

@@ -7,24 +7,12 @@
 #include "kernels/common/sgemm.h"
 #include "kernels/common/workspace.h"
 #include "kernels/subspace_basis/subspace_basis.h"
+#include "kernels/subspace_basis/subspace_rounds.h"
 #include "kernels/subspace_basis/symmetric_eigen.h"
 
 // All products run in sgemm / dgemm, which choose the SIMD target; the rest is O((r + 32)^3) in double.
 namespace skv::kernels {
 namespace {
-
-constexpr int32_t kOversample = 32;
-constexpr int kPlainRounds = 3;
-constexpr int kMaxBlocks = 12;      // of kDegree further rounds
-constexpr double kSettled = 1e-4;   // relative growth of the captured trace over the last round or block
-constexpr int kDegree = 4;
-constexpr double kChebyshevRoots[kDegree] = {0.9238795325112867, -0.9238795325112867, 0.3826834323650898,
-                                             -0.3826834323650898};  // cos((2 j + 1) pi / 8)
-constexpr int kAccuratePasses = 8;  // at most; 3 are usual
-
-bool uses_full(int32_t m, int32_t rank, BasisMethod method) {
-  return method == BasisMethod::full || rank + kOversample >= m;
-}
 
 struct FullScratch {
   double* a;
@@ -79,8 +67,6 @@ uint32_t largest_bits(const float* g, int64_t n) {
   return largest;
 }
 
-constexpr uint32_t kInfinityBits = 0x7f800000u;
-
 // small = y^T y, both triangles.
 void inner_products(const SubspaceScratch& s) {
   MatmulArgs<double> product{.a = s.y, .lda = s.k, .trans_a = true, .b = s.y, .ldb = s.k, .c = s.small, .ldc = s.k,
@@ -92,7 +78,6 @@ void inner_products(const SubspaceScratch& s) {
 // small (upper triangle) becomes U with U^T U = D^-1 small D^-1, D = diag(norms). A column that depends on earlier
 // ones gets norm 0 and a unit row and column, so that it takes no part. Returns how many did.
 int64_t scaled_cholesky(const SubspaceScratch& s) {
-  constexpr double kDependent = 1e-12;  // squared sine of the angle to the earlier columns
   const int64_t k = s.k;
   for (int64_t j = 0; j < k; ++j) s.norms[j] = std::sqrt(s.small[j * k + j]);
   for (int64_t i = 0; i < k; ++i)
@@ -156,7 +141,6 @@ double distance_to_identity(const SubspaceScratch& s) {
 // 1e6, the second makes the result accurate (one will do between rounds). Directions that y lacks are filled with
 // fixed pseudo-random ones.
 void orthonormalize(SubspaceScratch& s, int max_passes) {
-  constexpr double kAccurate = 1e-7;  // squared by the pass that sees it
   for (int pass = 0; pass < max_passes; ++pass) {
     inner_products(s);
     const bool last = distance_to_identity(s) < kAccurate;
@@ -219,33 +203,20 @@ void advance(SubspaceScratch& s, double shift, bool accurate) {
   orthonormalize(s, accurate ? kAccuratePasses : 1);
 }
 
-// Three plain rounds settle a decaying spectrum. Where the captured trace still grows (slow power laws), further
-// rounds multiply by the factors of a Chebyshev polynomial that is small on [0, cut]: one factor a round, since a
-// whole polynomial between two orthonormalisations would drown the small directions in f32 noise of the large ones.
 bool subspace_iteration(const SubspaceBasisArgs& args, SubspaceScratch& s, uint32_t largest) {
-  const int exponent = std::clamp(static_cast<int>(largest >> 23) - 127, -100, 100);
-  const double scale = std::ldexp(1.0, -exponent);
-  double trace = 0.0, before = 0.0;
-  for (int64_t i = 0; i < s.m; ++i) trace += scale * args.g[i * s.m + i];
+  struct Solver {
+    const SubspaceBasisArgs& args;
+    SubspaceScratch& s;
+    double scale;
+    void multiply_g() { kernels::multiply_g(args, s, scale); }
+    double captured_trace() const { return kernels::captured_trace(s); }
+    void advance(double shift, bool accurate) { kernels::advance(s, shift, accurate); }
+  } solver{args, s, range_scale(largest)};
+  double trace = 0.0;
+  for (int64_t i = 0; i < s.m; ++i) trace += solver.scale * args.g[i * s.m + i];
   for (int64_t i = 0; i < s.m * s.k; ++i) s.y[i] = hash_uniform(0, static_cast<uint64_t>(i));
-  for (int round = 0; round < kPlainRounds; ++round) {
-    multiply_g(args, s, scale);
-    before = captured_trace(s);  // means something from the second round on, when y is orthonormal
-    advance(s, 0.0, round + 1 == kPlainRounds);
-  }
-  for (int block = 0;; ++block) {
-    multiply_g(args, s, scale);
-    const double now = captured_trace(s);
-    if (now - before <= kSettled * now || block == kMaxBlocks) break;
-    before = now;
-    const double cut =
-        std::max(0.0, (trace - now) / static_cast<double>(s.m - s.k));  // mean of the other eigenvalues
-    for (int j = 0; j < kDegree; ++j) {
-      if (j > 0) multiply_g(args, s, scale);
-      advance(s, 0.5 * cut * (1.0 + kChebyshevRoots[j]), j + 1 == kDegree);
-    }
-  }
-  return rayleigh_ritz(args, s, scale);
+  iterate_subspace(solver, trace, s.m - s.k);
+  return rayleigh_ritz(args, s, solver.scale);
 }
 
 bool full_problem(const SubspaceBasisArgs& args, const FullScratch& s) {
@@ -264,10 +235,15 @@ bool full_problem(const SubspaceBasisArgs& args, const FullScratch& s) {
 }  // namespace
 
 std::size_t subspace_basis_workspace_bytes(int32_t m, int32_t rank, BasisMethod method) {
-  WorkspaceCursor cursor(nullptr);
-  if (uses_full(m, rank, method)) full_scratch(cursor, m);
-  else subspace_scratch(cursor, m, rank + kOversample);
-  return cursor.bytes();
+  WorkspaceCursor cpu(nullptr), cuda(nullptr);
+  if (uses_full(m, rank, method)) {
+    full_scratch(cpu, m);
+    full_cuda_scratch(cuda, m);
+  } else {
+    subspace_scratch(cpu, m, rank + kOversample);
+    subspace_cuda_scratch(cuda, m, rank + kOversample);
+  }
+  return std::max(cpu.bytes(), cuda.bytes());
 }
 
 bool subspace_basis_cpu(const SubspaceBasisArgs& args, void* workspace) {

@@ -79,11 +79,7 @@ skv_status skv_sequence_logits(skv_session* session, skv_seq seq, float* logits,
   return guarded(err, [&] {
     const SessionCall call(session);
     not_null(logits, "logits");
-    const std::span<const float> kept = call->logits(seq);
-    if (capacity < static_cast<int64_t>(kept.size())) {
-      fail(SKV_E_SPACE, "capacity is %lld floats; %zu are needed", static_cast<long long>(capacity), kept.size());
-    }
-    std::copy(kept.begin(), kept.end(), logits);
+    call->copy_logits(seq, logits, capacity);
   });
 }
 

@@ -26,6 +26,10 @@ bool over_limit(int64_t used, int64_t bytes, uint64_t limit) {
   return sum > limit || sum > static_cast<uint64_t>(kMaxBytes);
 }
 
+MemorySource* source_of(const MemoryAccount& account, skv_tier tier) {
+  return tier == SKV_TIER_HOST ? nullptr : account.source();
+}
+
 void raise_peak(std::atomic<int64_t>& peak, int64_t value) {
   int64_t seen = peak.load(std::memory_order_relaxed);
   while (seen < value && !peak.compare_exchange_weak(seen, value, std::memory_order_relaxed)) {
@@ -113,10 +117,13 @@ Buffer::Buffer(MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64
   if (bytes == 0) return;
   const int64_t charged = charged_bytes(bytes);
   account.charge(tier, purpose, charged);
-  data_ = host_alloc(static_cast<std::size_t>(bytes));
+  MemorySource* source = source_of(account, tier);
+  data_ = source != nullptr ? source->allocate(tier, charged) : host_alloc(static_cast<std::size_t>(bytes));
   if (data_ == nullptr) {
     account.release(tier, purpose, charged);
-    fail(SKV_E_NOMEM, "%s tier: the system refused %" PRId64 " bytes", tier_name(tier), charged);
+    if (source != nullptr && *source->failure() != '\0') fail(SKV_E_DEVICE_LOST, "%s", source->failure());
+    fail(SKV_E_NOMEM, "%s tier: the %s refused %" PRId64 " bytes", tier_name(tier),
+         source != nullptr ? "device" : "system", charged);
   }
   bytes_ = bytes;
   account_ = &account;
@@ -146,7 +153,11 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 
 void Buffer::reset() noexcept {
   if (data_ == nullptr) return;
-  host_free(data_, static_cast<std::size_t>(bytes_));
+  if (MemorySource* source = source_of(*account_, tier_); source != nullptr) {
+    source->free(tier_, data_, charged_bytes(bytes_));
+  } else {
+    host_free(data_, static_cast<std::size_t>(bytes_));
+  }
   account_->release(tier_, purpose_, charged_bytes(bytes_));
   data_ = nullptr;
   bytes_ = 0;

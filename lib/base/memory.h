@@ -1,7 +1,8 @@
-// Host memory of the library: tagged, limited, counted. The host program's malloc is never replaced.
+// Memory of the library: tagged, limited, counted. The host program's malloc is never replaced.
 //
-// Blocks of at least kMapThreshold bytes are mapped directly (rounded to the OS page, which is what is charged), so
-// the number charged is the number the OS sees; smaller ones come from mimalloc (opened by dlopen) or posix_memalign.
+// Host memory, unless a MemorySource stands behind the account (a GPU's). Host blocks of at least kMapThreshold bytes
+// are mapped directly (rounded to the OS page, which is what is charged), so the number charged is the number the OS
+// sees; smaller ones come from mimalloc (opened by dlopen) or posix_memalign.
 #pragma once
 
 #include <array>
@@ -24,6 +25,18 @@ int64_t charged_bytes(int64_t n);
 // n * element_bytes; throws Error(SKV_E_NOMEM) where that passes 64 bits or n is negative.
 int64_t checked_bytes(int64_t n, int64_t element_bytes);
 
+// Memory of the fast and the slow tier that is not plain host memory; the host tier always is. Thread-safe.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+  // bytes: a value of charged_bytes(). 64-byte aligned, uninitialised; nullptr where refused.
+  virtual void* allocate(skv_tier tier, int64_t bytes) noexcept = 0;
+  // The device's work that was queued before may still use it: the source sees to that.
+  virtual void free(skv_tier tier, void* p, int64_t bytes) noexcept = 0;
+  // Not empty once the device is lost, for good; everything is refused then.
+  virtual const char* failure() const noexcept = 0;
+};
+
 // Hard limits and counters of one owner (runtime, session). Children charge their parent too, all or nothing.
 // Thread-safe; lock-free.
 class MemoryAccount {
@@ -32,6 +45,10 @@ class MemoryAccount {
   explicit MemoryAccount(MemoryAccount* parent = nullptr, const char* name = nullptr);
   MemoryAccount(const MemoryAccount&) = delete;
   MemoryAccount& operator=(const MemoryAccount&) = delete;
+
+  // Of a root, before its first Buffer; outlives the last one. nullptr, the default: host memory.
+  void set_source(MemorySource* source) { source_ = source; }
+  MemorySource* source() const { return parent_ != nullptr ? parent_->source() : source_; }
 
   void set_limit(skv_tier tier, uint64_t bytes);  // UINT64_MAX = none
   uint64_t limit(skv_tier tier) const;
@@ -52,18 +69,20 @@ class MemoryAccount {
 
   MemoryAccount* parent_;
   const char* name_;
+  MemorySource* source_ = nullptr;
   std::array<std::atomic<uint64_t>, kTierCount> limit_;
   std::array<std::atomic<int64_t>, kTierCount> used_;
   std::array<std::atomic<int64_t>, kTierCount> peak_;
   std::array<std::array<std::atomic<int64_t>, kPurposeCount>, kTierCount> by_purpose_;
 };
 
-// Owning, 64-byte aligned (mapped blocks: 4096), uninitialised unless mapped (then 0). Move only. The bytes up to the
-// next multiple of 64 may be read and written too. 0 bytes: data() is nullptr.
+// Owning. Host memory: 64-byte aligned (mapped blocks: 4096), uninitialised unless mapped (then 0); of a source:
+// 64-byte aligned, uninitialised. Move only. The bytes up to the next multiple of 64 may be read and written too.
+// 0 bytes: data() is nullptr.
 class Buffer {
  public:
   Buffer() = default;
-  // Throws Error(SKV_E_BUDGET) or Error(SKV_E_NOMEM); nothing is charged then.
+  // Throws Error(SKV_E_BUDGET), Error(SKV_E_NOMEM) or Error(SKV_E_DEVICE_LOST); nothing is charged then.
   Buffer(MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept;

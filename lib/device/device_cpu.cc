@@ -9,11 +9,6 @@ namespace skv::device {
 
 namespace {
 
-int64_t physical_bytes() {
-  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-  return pages > 0 && page_bytes > 0 ? static_cast<int64_t>(pages) * page_bytes : 0;
-}
-
 // Better targets have lower bits.
 const char* best_target() {
   const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;
@@ -22,10 +17,14 @@ const char* best_target() {
 
 }  // namespace
 
+int64_t physical_bytes() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+  return pages > 0 && page_bytes > 0 ? static_cast<int64_t>(pages) * page_bytes : 0;
+}
+
 Device cpu_device(int threads) {
-  Device device{SKV_DEVICE_CPU, "cpu: " + std::to_string(threads) + (threads == 1 ? " thread, " : " threads, "),
-                &kernels::cpu_ops(), {}};
-  device.name += best_target();
+  Device device;
+  device.name = "cpu: " + std::to_string(threads) + (threads == 1 ? " thread, " : " threads, ") + best_target();
 #if SKV_HAVE_ONEDNN
   device.name += ", onednn";
 #endif

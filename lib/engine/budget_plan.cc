@@ -27,7 +27,7 @@ int64_t last_good(int64_t low, int64_t high, Good&& good) {
 class Planner {
  public:
   Planner(const model::Model& model, const SessionConfig& config, const skv_budget_plan_io& io)
-      : model_(model.config()), config_(config), forward_(model::make_forward(model, *device::cpu_device(1).ops)) {
+      : model_(model.config()), config_(config), forward_(model::make_forward(model, kernels::cpu_ops())) {
     for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) {
       limit_[tier] = std::min(io.limit_bytes[tier], config.limit_bytes[tier]);
     }

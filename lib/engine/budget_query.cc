@@ -21,7 +21,7 @@ void budget_query(const model::Model& model, const SessionConfig& config, std::s
     }
   }
   const TeamScope team(config.threads);
-  const auto forward = model::make_forward(model, *device::cpu_device(1).ops);
+  const auto forward = model::make_forward(model, kernels::cpu_ops());
   const Predictor predictor(m, config, *forward);
   out->reserved = 0;
   out->held = predictor.held(lengths);

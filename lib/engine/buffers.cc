@@ -31,9 +31,17 @@ void DecodeBuffers::take(kernels::WorkspaceCursor& cursor, const model::Config& 
   x = cursor.take<float>(m * config.hidden);
   final_x = cursor.take<float>(m * config.hidden);
   logits = cursor.take<float>(m * vocab);
-  sample = cursor.take_bytes(kernels::sample_workspace_bytes(config.vocab));
-  seen = cursor.take<uint64_t>((vocab + 63) / 64);
+  sample = cursor.take_bytes(kernels::sample_workspace_bytes(config.vocab, m));
   history = cursor.take<int32_t>(vocab);
+  tokens = cursor.take<int32_t>(m);
+}
+
+void DecodeBuffers::take_host(kernels::WorkspaceCursor& cursor, const model::Config& config, int32_t max_rows) {
+  const int64_t vocab = config.vocab;
+  host_ids = cursor.take<int32_t>(max_rows);
+  host_tokens = cursor.take<int32_t>(max_rows);
+  host_history = cursor.take<int32_t>(vocab);
+  host_seen = cursor.take<uint64_t>((vocab + 63) / 64);
 }
 
 int64_t DecodeBuffers::bytes(const model::Config& config, const model::Forward& forward, int32_t max_rows) {
@@ -42,11 +50,19 @@ int64_t DecodeBuffers::bytes(const model::Config& config, const model::Forward& 
   return counted(count);
 }
 
-DecodeBuffers::DecodeBuffers(MemoryAccount& account, const model::Config& config, const model::Forward& forward,
-                             int32_t max_rows)
-    : buffer_(account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, bytes(config, forward, max_rows)) {
-  kernels::WorkspaceCursor cursor(buffer_.data());
+int64_t DecodeBuffers::host_bytes(const model::Config& config, int32_t max_rows) {
+  kernels::WorkspaceCursor count(nullptr);
+  DecodeBuffers().take_host(count, config, max_rows);
+  return counted(count);
+}
+
+DecodeBuffers::DecodeBuffers(MemoryAccount& account, skv_tier work_tier, const model::Config& config,
+                             const model::Forward& forward, int32_t max_rows)
+    : buffer_(account, work_tier, SKV_PURPOSE_WORKSPACE, bytes(config, forward, max_rows)),
+      host_(account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, host_bytes(config, max_rows)) {
+  kernels::WorkspaceCursor cursor(buffer_.data()), host(host_.data());
   take(cursor, config, forward, max_rows);
+  take_host(host, config, max_rows);
 }
 
 int64_t PrefillBuffers::hidden_bytes(const model::Config& config, int64_t n) {
@@ -60,10 +76,10 @@ int64_t PrefillBuffers::block_bytes(const model::Config& config, const model::Fo
   return counted(count);
 }
 
-PrefillBuffers::PrefillBuffers(MemoryAccount& account, const model::Config& config, const model::Forward& forward,
-                               int64_t n, int32_t block)
-    : hidden_(account, SKV_TIER_HOST, SKV_PURPOSE_HIDDEN, hidden_bytes(config, n)),
-      block_(account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, block_bytes(config, forward, n, block)) {
+PrefillBuffers::PrefillBuffers(MemoryAccount& account, skv_tier work_tier, const model::Config& config,
+                               const model::Forward& forward, int64_t n, int32_t block)
+    : hidden_(account, work_tier, SKV_PURPOSE_HIDDEN, hidden_bytes(config, n)),
+      block_(account, work_tier, SKV_PURPOSE_WORKSPACE, block_bytes(config, forward, n, block)) {
   kernels::WorkspaceCursor cursor(block_.data());
   rows.take(cursor, config, forward, std::min<int64_t>(n, block));
 }

@@ -20,8 +20,9 @@ struct EngineTimes {
 struct Core {
   const model::Config& model;
   const SessionConfig& session;
-  const kernels::Ops& ops;
-  MemoryAccount& account;  // the session's
+  const device::Queue& queue;
+  const kernels::Ops& ops;  // the queue's
+  MemoryAccount& account;   // the session's
   const model::Forward& forward;
   kv::Store& store;
   const std::atomic<bool>& interrupted;

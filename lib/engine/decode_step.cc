@@ -1,6 +1,6 @@
 #include "lib/engine/decode_step.h"
 
-#include <cstring>
+#include <algorithm>
 
 #include "lib/engine/decode_rows.h"
 #include "lib/engine/sampler.h"
@@ -18,7 +18,7 @@ void set_status(skv_row& row, const Failure& failure) noexcept {
 }  // namespace
 
 DecodeStep::DecodeStep(Core& core)
-    : core_(core), buffers_(core.account, core.model, core.forward, core.session.max_rows) {
+    : core_(core), buffers_(core.account, core.session.policy.work_tier, core.model, core.forward, core.session.max_rows) {
   // No bookkeeping may fail in the middle of a step.
   const auto n = static_cast<std::size_t>(core.session.max_rows);
   batch_.reserve(n);
@@ -59,7 +59,7 @@ void DecodeStep::prepare(const SequenceTable& table, skv_row& abi) {
     check_row_sequence(abi, sequence);
     sequence.in_step = true;
     claimed_.push_back(&sequence);
-    Row row{&abi, &sequence, n_tokens_, n_logits_, logits_of(abi), false, -1};
+    Row row{&abi, &sequence, n_tokens_, n_logits_, logits_of(abi), false, -1, -1};
     reserve(row);
     batch_.push_back(row);
     ranges_.push_back({row.first, abi.n_tokens, sequence.length});
@@ -76,7 +76,8 @@ void DecodeStep::reserve(Row& row) {
   try {
     sequence.tokens.append({row.abi->tokens, static_cast<std::size_t>(row.abi->n_tokens)});
     if (row.n_logits > 0 && !sequence.logits) {
-      sequence.logits = Buffer(core_.account, SKV_TIER_HOST, SKV_PURPOSE_LOGITS, kept_logits_bytes(core_.model));
+      sequence.logits = Buffer(core_.account, core_.session.policy.work_tier, SKV_PURPOSE_LOGITS,
+                               kept_logits_bytes(core_.model));
       row.new_logits = true;
     }
     core_.store.decode_reserve(sequence.kv, row.abi->n_tokens);
@@ -97,8 +98,9 @@ void DecodeStep::run_layers() {
   const model::Forward& forward = core_.forward;
   RowBuffers& b = buffers_.rows;
   for (const Row& row : batch_) {
-    std::memcpy(b.ids + row.first, row.abi->tokens, static_cast<std::size_t>(row.abi->n_tokens) * sizeof(int32_t));
+    std::copy_n(row.abi->tokens, row.abi->n_tokens, buffers_.host_ids + row.first);
   }
+  core_.ops.upload(b.ids, buffers_.host_ids, n_tokens_ * 4);
   for (int32_t layer = 0; layer < core_.model.layers; ++layer) {
     if (core_.interrupted.load(std::memory_order_relaxed)) {
       fail(SKV_E_INTERRUPTED, "interrupted before layer %d", layer);
@@ -116,24 +118,44 @@ void DecodeStep::run_layers() {
 }
 
 void DecodeStep::compute_logits() {
-  if (n_logits_ == 0) return;
+  if (n_logits_ == 0) return core_.queue.check();
   Timed timed(core_.times.logits_ns);
   const int64_t hidden = core_.model.hidden;
   for (const Row& row : batch_) {
     const int64_t from = row.first + row.abi->n_tokens - row.n_logits;
-    std::memcpy(buffers_.final_x + row.first_logit * hidden, buffers_.x + from * hidden,
-                static_cast<std::size_t>(row.n_logits * hidden) * sizeof(float));
+    core_.ops.copy(buffers_.final_x + row.first_logit * hidden, buffers_.x + from * hidden, row.n_logits * hidden * 4);
   }
   core_.forward.logits(buffers_.final_x, n_logits_, buffers_.logits, buffers_.rows.forward);
+  Sampler sampler(core_, buffers_);
   for (Row& row : batch_) {
     if (row.abi->sample != 1) continue;
-    const float* last = buffers_.logits + (row.first_logit + row.n_logits - 1) * core_.model.vocab;
+    row.draw = sampler.count();
+    sampler.add(*row.sequence, last_logits(row), row.sequence->tokens.size());
+  }
+  sampler.run();
+  for (Row& row : batch_) {
+    if (row.draw < 0) continue;
     try {
-      row.sampled = sample_token(core_, buffers_, *row.sequence, last, row.sequence->tokens.size());
+      row.sampled = sampler.token(row.draw);
     } catch (...) {
       set_status(*row.abi, current_failure());
     }
   }
+  copy_out_logits();
+}
+
+const float* DecodeStep::last_logits(const Row& row) const {
+  return buffers_.logits + (row.first_logit + row.n_logits - 1) * core_.model.vocab;
+}
+
+// To those who asked for them; before anything is committed, since the device may fail until then.
+void DecodeStep::copy_out_logits() {
+  const int64_t vocab = core_.model.vocab;
+  for (const Row& row : batch_) {
+    if (row.abi->status != SKV_OK || row.abi->logits == nullptr || row.abi->logits_mode == SKV_LOGITS_NONE) continue;
+    core_.ops.download(row.abi->logits, buffers_.logits + row.first_logit * vocab, row.n_logits * vocab * 4);
+  }
+  core_.queue.check();
 }
 
 void DecodeStep::finish_row(Row& row) {
@@ -143,17 +165,11 @@ void DecodeStep::finish_row(Row& row) {
 
 void DecodeStep::commit(Row& row) noexcept {
   SequenceState& sequence = *row.sequence;
-  const int64_t vocab = core_.model.vocab;
-  const float* logits = buffers_.logits + row.first_logit * vocab;
   core_.store.decode_commit(sequence.kv, row.abi->n_tokens);
   sequence.length += row.abi->n_tokens;
   sequence.has_logits = row.n_logits > 0;
   if (row.n_logits > 0) {
-    std::memcpy(sequence.logits.data(), logits + (row.n_logits - 1) * vocab,
-                static_cast<std::size_t>(vocab) * sizeof(float));
-  }
-  if (row.abi->logits != nullptr && row.abi->logits_mode != SKV_LOGITS_NONE) {
-    std::memcpy(row.abi->logits, logits, static_cast<std::size_t>(row.n_logits * vocab) * sizeof(float));
+    core_.ops.copy(sequence.logits.data(), last_logits(row), kept_logits_bytes(core_.model));
   }
   row.abi->sampled_token = row.sampled;
   if (row.sampled >= 0) ++sequence.sampled;

@@ -29,6 +29,7 @@ class DecodeStep {
     int64_t first_logit;  // in the rows whose logits are computed
     int32_t n_logits;
     bool new_logits;      // the sequence's logits buffer was made for this step
+    int32_t draw;         // index in the step's sampler, or -1
     int32_t sampled;
   };
 
@@ -37,6 +38,8 @@ class DecodeStep {
   void release(Row& row) noexcept;
   void run_layers();
   void compute_logits();
+  const float* last_logits(const Row& row) const;
+  void copy_out_logits();
   void finish_row(Row& row);
   void commit(Row& row) noexcept;
   void give_up(std::span<skv_row> rows, const Failure& failure) noexcept;

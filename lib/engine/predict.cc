@@ -38,10 +38,15 @@ Predictor::Predictor(const model::Config& model, const SessionConfig& session, c
 skv_memory_table Predictor::held(std::span<const int64_t> lengths) const {
   skv_memory_table table = kv::held_bytes(geometry_, session_.policy, lengths);
   auto& host = table.bytes[SKV_TIER_HOST];
-  host[SKV_PURPOSE_WORKSPACE] += charged_bytes(DecodeBuffers::bytes(model_, forward_, session_.max_rows));
+  auto& work = table.bytes[session_.policy.work_tier];
+  host[SKV_PURPOSE_WORKSPACE] += charged_bytes(DecodeBuffers::host_bytes(model_, session_.max_rows));
+  work[SKV_PURPOSE_WORKSPACE] += charged_bytes(DecodeBuffers::bytes(model_, forward_, session_.max_rows));
   for (const int64_t n : lengths) {
     host[SKV_PURPOSE_TOKENS] += TokenPages::bytes(n);
-    if (n > 0) host[SKV_PURPOSE_LOGITS] += charged_bytes(kept_logits_bytes(model_));
+    if (n > 0) work[SKV_PURPOSE_LOGITS] += charged_bytes(kept_logits_bytes(model_));
+  }
+  for (std::size_t tier = 0; tier < session_.queue_bytes.size(); ++tier) {
+    table.bytes[tier][SKV_PURPOSE_WORKSPACE] += session_.queue_bytes[tier];
   }
   return table;
 }
@@ -50,8 +55,9 @@ TierBytes Predictor::prefill_peak(std::span<const int64_t> others, int64_t lengt
   std::vector<int64_t> lengths(others.begin(), others.end());
   lengths.push_back(length + n);
   TierBytes peak = tier_sums(held(lengths));
-  peak[SKV_TIER_HOST] += charged_bytes(PrefillBuffers::hidden_bytes(model_, n)) +
-                         charged_bytes(PrefillBuffers::block_bytes(model_, forward_, n, session_.prefill_block));
+  peak[static_cast<std::size_t>(session_.policy.work_tier)] +=
+      charged_bytes(PrefillBuffers::hidden_bytes(model_, n)) +
+      charged_bytes(PrefillBuffers::block_bytes(model_, forward_, n, session_.prefill_block));
   // A further turn's scratch depends on how its history is kept: what is sure is counted, and a prompt that runs out
   // midway is dropped.
   if (length > 0) return peak;

@@ -16,9 +16,10 @@ PrefillJob::PrefillJob(Core& core, SequenceState& sequence)
       sequence_(sequence),
       base_(sequence.length),
       n_(sequence.queued()),
-      buffers_(core.account, core.model, core.forward, n_, core.session.prefill_block) {
+      buffers_(core.account, core.session.policy.work_tier, core.model, core.forward, n_, core.session.prefill_block),
+      host_ids_(static_cast<std::size_t>(std::min<int64_t>(n_, core.session.prefill_block))) {
   if (!sequence.logits) {
-    new_logits_ = Buffer(core.account, SKV_TIER_HOST, SKV_PURPOSE_LOGITS, kept_logits_bytes(core.model));
+    new_logits_ = Buffer(core.account, core.session.policy.work_tier, SKV_PURPOSE_LOGITS, kept_logits_bytes(core.model));
   }
   try {
     core.store.begin_prefill(sequence.kv, n_);
@@ -45,7 +46,8 @@ void PrefillJob::project(const Block& block) {
   Timed timed(core_.times.prefill_forward_ns);
   float* x = buffers_.hidden() + block.start * core_.model.hidden;
   if (layer_ == 0) {
-    sequence_.tokens.copy(base_ + block.start, block.n, buffers_.rows.ids);
+    sequence_.tokens.copy(base_ + block.start, block.n, host_ids_.data());
+    core_.ops.upload(buffers_.rows.ids, host_ids_.data(), block.n * 4);
     core_.forward.embed(buffers_.rows.ids, block.n, x);
   }
   const model::RowRange range{0, block.n, base_ + block.start};
@@ -78,18 +80,23 @@ bool PrefillJob::run_unit() {
   start_ += block.n;
   if (!block.last) return false;
   start_ = 0;
+  core_.queue.check();
   if (++layer_ < core_.model.layers) return false;
+  compute_logits();
   commit();
   return true;
 }
 
+void PrefillJob::compute_logits() {
+  Timed timed(core_.times.logits_ns);
+  float* logits = (new_logits_ ? new_logits_ : sequence_.logits).as<float>();
+  core_.forward.logits(buffers_.hidden() + (n_ - 1) * core_.model.hidden, 1, logits, buffers_.rows.forward);
+  core_.ops.wait();
+  core_.queue.check();
+}
+
 void PrefillJob::commit() noexcept {
-  {
-    Timed timed(core_.times.logits_ns);
-    if (new_logits_) sequence_.logits = std::move(new_logits_);
-    core_.forward.logits(buffers_.hidden() + (n_ - 1) * core_.model.hidden, 1, sequence_.logits.as<float>(),
-                         buffers_.rows.forward);
-  }
+  if (new_logits_) sequence_.logits = std::move(new_logits_);
   core_.store.prefill_commit(sequence_.kv);
   sequence_.length += n_;
   sequence_.has_logits = true;

@@ -5,6 +5,8 @@
 // Source: ShadowKV (arXiv 2410.21465) Alg. 1, layer-major: at any time one layer's exact keys and values exist.
 #pragma once
 
+#include <vector>
+
 #include "lib/engine/buffers.h"
 #include "lib/engine/core.h"
 #include "lib/engine/sequence_table.h"
@@ -39,6 +41,7 @@ class PrefillJob {
   void project(const Block& block);
   void finish_rows(float* x, const float* attn, int64_t n);
   void attend(const Block& block);
+  void compute_logits();  // of the last token; waits for the device
   void commit() noexcept;
 
   Core& core_;
@@ -46,6 +49,7 @@ class PrefillJob {
   const int64_t base_;   // length before the prompt
   const int64_t n_;      // tokens of the prompt
   PrefillBuffers buffers_;
+  std::vector<int32_t> host_ids_;  // of a block
   Buffer new_logits_;    // for a sequence that keeps none yet
   int32_t layer_ = 0;
   int64_t start_ = 0;    // of the next block

@@ -31,12 +31,14 @@ SessionConfig resolve_session(const skv_session_params& params, const skv_kv_par
                               const model::Config& config) {
   SessionConfig out;
   out.threads = runtime.threads();
-  runtime.device(params.device);  // throws for one that is not there
+  const device::Device& device = runtime.device(params.device);
   out.device = params.device;
+  out.queue_bytes = device.queue_bytes();
   out.max_sequences = checked("max_sequences", params.max_sequences, 1, 65536);
   out.max_rows = checked("max_rows", params.max_rows, 1, 64);
   out.prefill_block = checked("prefill_block_tokens", params.prefill_block_tokens, 64, 8192);
   out.policy = kv::resolve_policy(kv, geometry_of(config));
+  out.policy.work_tier = device.work_tier;
   for (int tier = 0; tier < SKV_TIER_COUNT; ++tier) out.limit_bytes[tier] = params.limit_bytes[tier];
   return out;
 }

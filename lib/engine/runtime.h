@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "lib/base/executor.h"
@@ -20,7 +21,7 @@ class Runtime {
   int32_t threads() const { return executor_.threads(); }  // of one call
   const LogSink& log() const { return log_; }
   int32_t device_count() const { return static_cast<int32_t>(devices_.size()); }
-  // Throws Error(SKV_E_NO_DEVICE).
+  // Throws Error(SKV_E_NO_DEVICE); the message says why CUDA devices are missing.
   const device::Device& device(int32_t index) const;
   MemoryAccount& account(int32_t index) const;
 
@@ -28,6 +29,7 @@ class Runtime {
   Executor executor_;
   LogSink log_;
   std::vector<device::Device> devices_;
+  std::string missing_;  // see CudaDevices
   std::vector<std::unique_ptr<MemoryAccount>> accounts_;
 };
 

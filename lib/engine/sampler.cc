@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace skv::engine {
 
@@ -40,20 +41,35 @@ void check_sampler(const kernels::SampleParams& p) {
   }
 }
 
-int32_t sample_token(const Core& core, const DecodeBuffers& buffers, const SequenceState& sequence,
-                     const float* logits, int64_t n_history) {
-  kernels::SampleArgs args;
-  args.logits = logits;
-  args.vocab = core.model.vocab;
-  args.params = sequence.sampler;
-  args.counter = sequence.sampled;
-  if (sequence.sampler.repetition_penalty != 1.0f) {
-    args.history = buffers.history;
-    args.n_history = distinct_tokens(sequence.tokens, n_history, args.vocab, buffers.seen, buffers.history);
+void Sampler::add(const SequenceState& sequence, const float* logits, int64_t n_history) {
+  kernels::SampleItem item;
+  item.logits = logits;
+  item.vocab = core_.model.vocab;
+  item.params = sequence.sampler;
+  item.counter = sequence.sampled;
+  item.token = buffers_.tokens + count_++;
+  if (sequence.sampler.repetition_penalty == 1.0f) {
+    items_[n_items_++] = item;
+    return;
   }
-  const int32_t token = core.ops.sample(args, buffers.sample);
-  if (token < 0) fail(SKV_E_DATA, "none of the %d logits is a number above -inf", args.vocab);
-  return token;
+  // There is room for one history: it is used before the next one comes.
+  item.history = buffers_.history;
+  item.n_history = distinct_tokens(sequence.tokens, n_history, item.vocab, buffers_.host_seen, buffers_.host_history);
+  core_.ops.upload(buffers_.history, buffers_.host_history, item.n_history * 4);
+  core_.ops.sample({&item, 1}, buffers_.sample);
+}
+
+void Sampler::run() {
+  if (n_items_ > 0) core_.ops.sample({items_, std::exchange(n_items_, 0)}, buffers_.sample);
+  if (count_ > 0) core_.ops.download(buffers_.host_tokens, buffers_.tokens, static_cast<int64_t>(count_) * 4);
+  core_.queue.check();
+}
+
+int32_t Sampler::token(int32_t i) const {
+  if (buffers_.host_tokens[i] < 0) {
+    fail(SKV_E_DATA, "none of the %d logits is a number above -inf", core_.model.vocab);
+  }
+  return buffers_.host_tokens[i];
 }
 
 }  // namespace skv::engine

@@ -9,6 +9,14 @@
 
 namespace skv::engine {
 
+namespace {
+
+void check_logits(const SequenceState& sequence) {
+  if (!sequence.has_logits) fail(SKV_E_STATE, "the sequence keeps no logits of its last token");
+}
+
+}  // namespace
+
 Session::Session(std::shared_ptr<Runtime> runtime, std::shared_ptr<const model::Model> model,
                  const SessionConfig& config)
     : runtime_(std::move(runtime)), model_(std::move(model)) {
@@ -76,7 +84,10 @@ void Session::truncate(skv_seq seq, int64_t length) {
     fail(SKV_E_INVALID, "length is %" PRId64 "; 0 to the present %" PRId64 " are allowed", length, sequence.length);
   }
   if (length == sequence.length) return;
-  runtime_->executor().run([&] { impl_->store.truncate(sequence.kv, length); });
+  runtime_->executor().run([&] {
+    impl_->core.queue.check();
+    impl_->store.truncate(sequence.kv, length);
+  });
   sequence.length = length;
   sequence.tokens.truncate(length);
   sequence.logits.reset();
@@ -91,18 +102,25 @@ void Session::set_sampler(skv_seq seq, const kernels::SampleParams& params) {
 }
 
 int32_t Session::sample(skv_seq seq) {
-  const float* logits = this->logits(seq).data();
   SequenceState& sequence = impl_->table.get(seq);
+  check_logits(sequence);
   Timed timed(impl_->core.times.logits_ns);
-  const int32_t token = sample_token(impl_->core, impl_->decode.buffers(), sequence, logits, sequence.length);
+  Sampler sampler(impl_->core, impl_->decode.buffers());
+  sampler.add(sequence, sequence.logits.as<float>(), sequence.length);
+  sampler.run();
+  const int32_t token = sampler.token(0);
   ++sequence.sampled;
   return token;
 }
 
-std::span<const float> Session::logits(skv_seq seq) const {
+void Session::copy_logits(skv_seq seq, float* out, int64_t capacity) const {
   const SequenceState& sequence = impl_->table.get(seq);
-  if (!sequence.has_logits) fail(SKV_E_STATE, "the sequence keeps no logits of its last token");
-  return {sequence.logits.as<float>(), static_cast<std::size_t>(model_->config().vocab)};
+  check_logits(sequence);
+  if (capacity < model_->config().vocab) {
+    fail(SKV_E_SPACE, "capacity is %" PRId64 " floats; %d are needed", capacity, model_->config().vocab);
+  }
+  impl_->core.ops.download(out, sequence.logits.data(), kept_logits_bytes(model_->config()));
+  impl_->core.queue.check();
 }
 
 skv_status Session::prefill_status(skv_seq seq, skv_error* detail) const {

@@ -3,6 +3,7 @@
 // anywhere.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -27,6 +28,7 @@ struct SessionConfig {
   int32_t prefill_block = 512;
   kv::Policy policy;
   uint64_t limit_bytes[SKV_TIER_COUNT] = {};
+  std::array<int64_t, kTierCount> queue_bytes = {};  // what the device's queue takes
 };
 kv::Geometry geometry_of(const model::Config& config);
 // Throws Error(SKV_E_INVALID / SKV_E_UNSUPPORTED / SKV_E_NO_DEVICE).
@@ -52,7 +54,7 @@ class Session {
   void truncate(skv_seq seq, int64_t length);
   void set_sampler(skv_seq seq, const kernels::SampleParams& params);
   int32_t sample(skv_seq seq);
-  std::span<const float> logits(skv_seq seq) const;  // throws STATE if none are kept
+  void copy_logits(skv_seq seq, float* out, int64_t capacity) const;  // throws STATE if none are kept, SPACE
   skv_status prefill_status(skv_seq seq, skv_error* detail) const;
 
   // The constructor, truncate, step and prefill hand their work to a dispatcher themselves: made on the host's

@@ -11,6 +11,13 @@ namespace {
 
 const char* const kTierNames[SKV_TIER_COUNT] = {"fast", "slow", "host"};
 
+// Weights belong to the device, not to the session: the next one finds them there.
+std::shared_ptr<const model::Resident> resident_of(const model::Model& model, const device::Device& device,
+                                                   MemoryAccount& account, const kernels::Ops& ops) {
+  if (device.work_tier == SKV_TIER_HOST) return std::make_shared<const model::Resident>(model);
+  return model.resident(account, ops);
+}
+
 }  // namespace
 
 Session::Impl::Impl(Runtime& runtime, const model::Model& model, const SessionConfig& session,
@@ -18,9 +25,11 @@ Session::Impl::Impl(Runtime& runtime, const model::Model& model, const SessionCo
     : config(session),
       runtime_account(runtime.account(session.device)),
       account(runtime_account, config),
-      forward(model::make_forward(model, *runtime.device(session.device).ops)),
-      store(geometry_of(model.config()), config.policy, model.rope(), *runtime.device(session.device).ops, account),
-      core{model.config(), config, *runtime.device(session.device).ops, account, *forward, store, interrupted, {}},
+      device_queue(runtime.device(session.device).make_queue(account)),
+      resident(resident_of(model, runtime.device(session.device), runtime_account, device_queue->ops())),
+      forward(model::make_forward(model.config(), resident, device_queue->ops())),
+      store(geometry_of(model.config()), config.policy, resident->rope(), device_queue->ops(), account),
+      core{model.config(), config, *device_queue, device_queue->ops(), account, *forward, store, interrupted, {}},
       predictor(model.config(), config, *forward),
       table(config.max_sequences),
       queue(core),

@@ -34,6 +34,8 @@ struct Session::Impl {
   SessionConfig config;
   MemoryAccount& runtime_account;
   SessionAccount account;
+  std::unique_ptr<device::Queue> device_queue;
+  std::shared_ptr<const model::Resident> resident;
   std::unique_ptr<model::Forward> forward;
   kv::Store store;
   Core core;

@@ -24,4 +24,18 @@ class Arena {
   int64_t used_ = 0;
 };
 
+// What the host writes and ops are done with when they return (lists of items and spans), and data that kernels work on:
+// two memories on a GPU.
+struct Arenas {
+  Arena lists;
+  Arena data;
+};
+
+struct ScratchBytes {
+  int64_t lists = 0;
+  int64_t data = 0;
+  bool within(const ScratchBytes& other) const { return lists <= other.lists && data <= other.data; }
+};
+inline ScratchBytes used(const Arenas& arenas) { return {arenas.lists.used(), arenas.data.used()}; }
+
 }  // namespace skv::kv

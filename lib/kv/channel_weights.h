@@ -5,17 +5,15 @@
 #pragma once
 
 #include "lib/kv/context.h"
+#include "lib/kv/seal_scratch.h"
 
 namespace skv::kv {
 
 inline constexpr int64_t kWeightQueries = 64;  // of a prompt's end, whose energy counts
 
-// energy [M] += squares of n rows of q [q_heads * head_dim], summed over each KV head's group.
-void add_query_energy(const Geometry& geometry, const float* q, int64_t n, float* energy);
-
-// Weights of a layer that is sealed for the first time, from keys [0, to) and energy [M] of queries (null or zeros: as if
-// all channels of a query were alike). Scratch: x of kFactorBlock * M floats, keys of M doubles.
-void make_channel_weights(const Context& context, Layer& layer, int64_t to, const float* energy, float* x, double* keys);
+// Weights of a layer that is sealed for the first time, from keys [0, to) and energy [M] of queries (data, squares summed
+// over each KV head's group; null or zeros: as if all channels of a query were alike).
+void make_channel_weights(const Context& context, Layer& layer, int64_t to, const double* energy, SealScratch* scratch);
 
 // [head_dim] of one head; null where the policy needs none.
 const float* channel_weights(const Layout& layout, const Layer& layer, int32_t head);
@@ -25,8 +23,5 @@ const float* inverse_channel_weights(const Layout& layout, const Layer& layer, i
 inline const float* key_block_weights(const Layout& layout, const Layer& layer, int32_t head) {
   return layout.policy.key_codec == kernels::BlockCodec::raw ? nullptr : channel_weights(layout, layer, head);
 }
-
-// out[g, :] = q[g, :] * w for the group of one head.
-void weigh_queries(const Layout& layout, const Layer& layer, int32_t head, const float* q, float* out);
 
 }  // namespace skv::kv

@@ -21,14 +21,14 @@ struct Context {
         rope(rope_view),
         ops(ops_table),
         account(memory),
-        exact(memory, SKV_TIER_FAST, SKV_PURPOSE_EXACT_KV, layout.exact_page_bytes()),
-        landmarks(memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.landmark_page_bytes()),
-        lowrank(memory, SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout.lowrank_page_bytes()),
-        table(memory, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout.table_page_bytes()),
-        values(memory, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout.value_page_bytes()),
-        keys(memory, SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout.key_page_bytes()),
-        value_means(memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.value_mean_page_bytes()),
-        outliers(memory, SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout.outlier_page_bytes()) {}
+        exact(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_EXACT_KV, layout.exact_page_bytes()),
+        landmarks(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.landmark_page_bytes()),
+        lowrank(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout.lowrank_page_bytes()),
+        table(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout.table_page_bytes()),
+        values(ops, memory, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout.value_page_bytes()),
+        keys(ops, memory, SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout.key_page_bytes()),
+        value_means(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout.value_mean_page_bytes()),
+        outliers(ops, memory, SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout.outlier_page_bytes()) {}
 
   const Geometry& geometry() const { return layout.geometry; }
   const Policy& policy() const { return layout.policy; }
@@ -38,8 +38,8 @@ struct Context {
   const kernels::Ops& ops;
   MemoryAccount& account;
   PagePool exact, landmarks, lowrank, table, values, keys, value_means, outliers;
-  Buffer seal_scratch;    // see seal.h
-  Buffer decode_scratch;  // see decode.h
+  Scratch seal_scratch;    // see seal.h
+  Scratch decode_scratch;  // see decode.h
   StageTimes times;
   SelectionProbe probe;  // see Store::set_probe
 };
@@ -49,11 +49,8 @@ inline kernels::KeyRebuildDesc rebuild_desc(const Context& context) {
   return {policy.dtype, policy.rank, policy.chunk, context.geometry().head_dim, context.rope, policy.key_codec};
 }
 
-// Grows a session-wide scratch buffer; its content is not kept.
-inline void ensure_scratch(Context& context, Buffer* buffer, int64_t bytes) {
-  if (buffer->bytes() >= bytes) return;
-  Buffer larger(context.account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, bytes);
-  *buffer = std::move(larger);
+inline void ensure_scratch(const Context& context, Scratch* scratch, const ScratchBytes& bytes) {
+  scratch->ensure(context.account, context.policy().work_tier, bytes);
 }
 
 // Adds the time of a scope to a stage.

@@ -7,12 +7,16 @@
 namespace skv::kv {
 namespace {
 
-constexpr int64_t kMinScratchBytes = int64_t{4} << 20;
+// Room for several tokens a wave: a GPU wants them all at once, a CPU's caches few.
+constexpr ScratchBytes kLeastHost = {int64_t{1} << 20, int64_t{4} << 20};
+constexpr ScratchBytes kLeastDevice = {int64_t{16} << 20, int64_t{64} << 20};
 
 }  // namespace
 
-int64_t decode_scratch_bytes(const Layout& layout, int64_t n) {
-  return std::max(kMinScratchBytes, wave_bytes(layout, 1, n));
+ScratchBytes decode_scratch_bytes(const Layout& layout, int64_t n) {
+  const ScratchBytes& least = layout.policy.work_tier == SKV_TIER_HOST ? kLeastHost : kLeastDevice;
+  const ScratchBytes one = wave_bytes(layout, 1, n);
+  return {std::max(least.lists, one.lists), std::max(least.data, one.data)};
 }
 
 void attend_rows(Context& context, int32_t layer, std::span<const DecodeRow> rows, const float* q, float* out) {
@@ -32,8 +36,8 @@ void attend_rows(Context& context, int32_t layer, std::span<const DecodeRow> row
       const WaveToken token = {row.sequence, row.first + t, row.sequence->length + t,
                                row.sequence->step_base + static_cast<uint32_t>(t) + 1};
       const int64_t longer = std::max(n, token.position + 1);
-      const bool fits = wave_bytes(context.layout, static_cast<int64_t>(n_tokens) + 1, longer) <=
-                        context.decode_scratch.bytes();
+      const bool fits = wave_bytes(context.layout, static_cast<int64_t>(n_tokens) + 1, longer)
+                            .within(context.decode_scratch.bytes());
       if (n_tokens == kMaxRowTokens || (n_tokens > 0 && !fits)) flush();
       tokens[n_tokens++] = token;
       n = std::max(n, token.position + 1);

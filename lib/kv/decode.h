@@ -11,6 +11,6 @@ namespace skv::kv {
 void attend_rows(Context& context, int32_t layer, std::span<const DecodeRow> rows, const float* q, float* out);
 
 // Scratch for decode in a store whose longest sequence has n tokens: at least one row's, and room for several.
-int64_t decode_scratch_bytes(const Layout& layout, int64_t n);
+ScratchBytes decode_scratch_bytes(const Layout& layout, int64_t n);
 
 }  // namespace skv::kv

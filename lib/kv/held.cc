@@ -23,6 +23,16 @@ int64_t forgotten_pages(const Policy& policy, int64_t n) {
   return policy.streams() ? std::max<int64_t>(first_ring_page(policy, n) - 1, 0) : 0;
 }
 
+void add_scratch(skv_tier work_tier, const ScratchBytes& bytes, MemoryTable* table) {
+  table->bytes[SKV_TIER_HOST][SKV_PURPOSE_WORKSPACE] += charged_bytes(bytes.lists);
+  table->bytes[work_tier][SKV_PURPOSE_WORKSPACE] += charged_bytes(bytes.data);
+}
+
+// Session-wide scratch grows beside what it replaces.
+ScratchBytes replaced(const ScratchBytes& before, const ScratchBytes& after) {
+  return {before.lists < after.lists ? before.lists : 0, before.data < after.data ? before.data : 0};
+}
+
 class Prediction {
  public:
   explicit Prediction(const Layout& layout) : layout_(layout) {}
@@ -36,7 +46,7 @@ class Prediction {
     const int64_t dense = sealed == 0 ? layout_.geometry.layers : layout_.geometry.layers - layers;
     pages_.exact += dense * (ceil_div(n, kExactPageTokens) - forgotten_pages(policy, n));
     if (sealed == 0) {
-      if (policy.weighs_channels()) add(SKV_TIER_HOST, SKV_PURPOSE_OTHER, charged_bytes(layout_.query_energy_bytes()));
+      if (policy.weighs_channels()) add(policy.work_tier, SKV_PURPOSE_OTHER, charged_bytes(layout_.query_energy_bytes()));
       return;
     }
     const int64_t n_chunks = sealed / policy.chunk;
@@ -46,31 +56,32 @@ class Prediction {
     pages_.sealed += layers * ceil_div(n_chunks, layout_.chunks_per_page());
     pages_.outlier += layers * heads * ceil_div(outliers, kOutliersPerPage);
     add_slots(n, n_chunks);
-    if (policy.low_rank) add(SKV_TIER_FAST, SKV_PURPOSE_BASIS, layers * charged_bytes(layout_.basis_bytes()));
+    if (policy.low_rank) add(SKV_TIER_FAST, SKV_PURPOSE_BASIS, layers * charged_bytes(layout_.basis().bytes()));
     if (policy.weighs_channels()) {
       add(SKV_TIER_FAST, SKV_PURPOSE_BASIS, layers * charged_bytes(layout_.channel_weight_bytes()));
     }
   }
 
   MemoryTable total() {
+    const Policy& policy = layout_.policy;
     add_pages(SKV_TIER_FAST, SKV_PURPOSE_EXACT_KV, layout_.exact_page_bytes(), pages_.exact);
     add_pages(SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout_.landmark_page_bytes(), pages_.sealed);
     add_pages(SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, layout_.table_page_bytes(), pages_.sealed);
     add_pages(SKV_TIER_SLOW, SKV_PURPOSE_VALUES, layout_.value_page_bytes(), pages_.sealed);
-    if (layout_.policy.estimates_rest) {
+    if (policy.estimates_rest) {
       add_pages(SKV_TIER_FAST, SKV_PURPOSE_LANDMARKS, layout_.value_mean_page_bytes(), pages_.sealed);
     }
     add_pages(SKV_TIER_FAST, SKV_PURPOSE_OUTLIERS, layout_.outlier_page_bytes(), pages_.outlier);
-    if (layout_.policy.low_rank) {
+    if (policy.low_rank) {
       add_pages(SKV_TIER_FAST, SKV_PURPOSE_LOWRANK, layout_.lowrank_page_bytes(), pages_.sealed);
     } else {
       add_pages(SKV_TIER_SLOW, SKV_PURPOSE_KEYS, layout_.key_page_bytes(), pages_.sealed);
     }
     if (longest_ > 0) {
-      add(SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, charged_bytes(decode_scratch_bytes(layout_, longest_)));
+      add_scratch(policy.work_tier, decode_scratch_bytes(layout_, longest_), &table_);
     }
     if (largest_seal_ > 0) {
-      add(SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE, charged_bytes(seal_scratch_bytes(layout_, largest_seal_)));
+      add_scratch(policy.work_tier, seal_scratch_bytes(layout_, largest_seal_), &table_);
     }
     return table_;
   }
@@ -111,20 +122,17 @@ MemoryTable held_bytes(const Geometry& geometry, const Policy& policy, std::span
 MemoryTable prefill_peak_bytes(const Geometry& geometry, const Policy& policy, int64_t n, int64_t longest_other) {
   const Layout layout = {geometry, policy};
   MemoryTable table = {};
-  auto& host = table.bytes[SKV_TIER_HOST];
-  host[SKV_PURPOSE_WORKSPACE] = charged_bytes(prefill_scratch_bytes(layout, n, 0));
-  // Session-wide scratch grows beside what it replaces.
-  const auto replaced = [](int64_t before, int64_t after) { return before < after ? charged_bytes(before) : 0; };
-  if (longest_other > 0) {
-    host[SKV_PURPOSE_WORKSPACE] +=
-        replaced(decode_scratch_bytes(layout, longest_other), decode_scratch_bytes(layout, n));
-  }
+  const auto add = [&](const ScratchBytes& bytes) { add_scratch(policy.work_tier, bytes, &table); };
+  add(prefill_scratch_bytes(layout, n, 0));
+  if (longest_other > 0) add(replaced(decode_scratch_bytes(layout, longest_other), decode_scratch_bytes(layout, n)));
   const int64_t sealed_other = policy.compressed_after_prompt(longest_other);
   if (sealed_other > 0) {
-    host[SKV_PURPOSE_WORKSPACE] += replaced(seal_scratch_bytes(layout, sealed_other),
-                                            seal_scratch_bytes(layout, policy.compressed_after_prompt(n)));
+    add(replaced(seal_scratch_bytes(layout, sealed_other),
+                 seal_scratch_bytes(layout, policy.compressed_after_prompt(n))));
   }
-  if (policy.weighs_channels()) host[SKV_PURPOSE_OTHER] = charged_bytes(layout.query_energy_bytes());
+  if (policy.weighs_channels()) {
+    table.bytes[policy.work_tier][SKV_PURPOSE_OTHER] = charged_bytes(layout.query_energy_bytes());
+  }
   // One layer's exact pages; those of its window are held anyway.
   const int64_t left = policy.compressed_after_prompt(n) / kExactPageTokens + forgotten_pages(policy, n);
   table.bytes[SKV_TIER_FAST][SKV_PURPOSE_EXACT_KV] = PagePool::charged(layout.exact_page_bytes(), left);

@@ -1,7 +1,6 @@
 #include "lib/kv/history.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "lib/kv/channel_weights.h"
 #include "lib/kv/seal.h"
@@ -12,26 +11,30 @@ namespace skv::kv {
 namespace {
 
 struct HistoryScratch {
+  // Lists:
   kernels::KvSpan* spans;              // [kv_heads, bound]
   kernels::AttnPrefillItem* items;     // [kv_heads]
+  int32_t* host_ids;                   // [tile chunks]; compressed history only, like all below
+  int32_t* host_counts;                // [kv_heads]
+  kernels::ChunkFetchItem* fetch_items;
+  kernels::KeyRebuildItem* rebuild_items;
+  kernels::BasisSegment* segments;
+  kernels::BlockCopyItem* copies;      // [2 tile chunks], or [kv_heads, kSelectQueries]
+  int32_t* host_n_ids;                 // [kv_heads]; selected turns only, like the next two
+  kernels::LandmarkScoreItem* score_items;
+  kernels::TopkSelectItem* topk_items;
+  // Data:
   void* attn_workspace;
   char* sinks;                         // streaming only
-  // Compressed history only:
-  float* lse;                          // [kAttendTokens, q_heads]
+  float* lse;                          // [kAttendTokens, q_heads]; compressed history only, like all below
   void* tile;                          // K then V, [kv_heads, tile chunks, C, d] each
   int32_t* slots;                      // 0, 1, 2, ...
   int32_t* all_ids;                    // one tile's chunk ids, shared by the heads
   int32_t* counts;                     // [kv_heads] chunks of the tile
-  kernels::ChunkFetchItem* fetch_items;
-  kernels::KeyRebuildItem* rebuild_items;
-  kernels::BasisSegment* segments;
-  // Selected turns only:
-  float* queries;                      // [kv_heads, kSelectQueries * group, d]
+  float* queries;                      // [kv_heads, kSelectQueries * group, d]; selected turns only, like all below
   float* scores;                       // [kv_heads, n_chunks]
   int32_t* ids;                        // [kv_heads, k]
   int32_t* n_ids;                      // [kv_heads]
-  kernels::LandmarkScoreItem* score_items;
-  kernels::TopkSelectItem* topk_items;
   void* select_workspace;
 };
 
@@ -42,40 +45,46 @@ kernels::LandmarkScoreDesc block_score_desc(const Layout& layout) {
   return {layout.digest(), static_cast<int32_t>(kSelectQueries) * g.group(), g.scale, layout.policy.reduce};
 }
 
-void carve_selection(Arena* arena, const Layout& layout, int64_t n_total, int64_t sealed, HistoryScratch* s) {
+void carve_selection(Arenas* arenas, const Layout& layout, int64_t n_total, int64_t sealed, HistoryScratch* s) {
   const Geometry& g = layout.geometry;
   const int64_t n_chunks = sealed / layout.policy.chunk;
+  s->host_n_ids = arenas->lists.take<int32_t>(g.kv_heads);
+  s->score_items = arenas->lists.take<kernels::LandmarkScoreItem>(g.kv_heads);
+  s->topk_items = arenas->lists.take<kernels::TopkSelectItem>(g.kv_heads);
+  Arena* arena = &arenas->data;
   s->queries = arena->take<float>(kSelectQueries * g.q_heads * g.head_dim);
   s->scores = arena->take<float>(g.kv_heads * n_chunks);
   s->ids = arena->take<int32_t>(int64_t{g.kv_heads} * layout.policy.most_selected(n_total));
   s->n_ids = arena->take<int32_t>(g.kv_heads);
-  s->score_items = arena->take<kernels::LandmarkScoreItem>(g.kv_heads);
-  s->topk_items = arena->take<kernels::TopkSelectItem>(g.kv_heads);
   const std::size_t bytes =
       std::max(kernels::landmark_score_workspace_bytes(block_score_desc(layout), g.kv_heads * n_chunks),
                kernels::topk_select_workspace_bytes(g.kv_heads * n_chunks));
   s->select_workspace = arena->take<char>(static_cast<int64_t>(bytes));
 }
 
-HistoryScratch carve_history(Arena* arena, const Layout& layout, int64_t n_total, int64_t sealed) {
+HistoryScratch carve_history(Arenas* arenas, const Layout& layout, int64_t n_total, int64_t sealed) {
+  Arena &lists = arenas->lists, &data = arenas->data;
   const Geometry& g = layout.geometry;
   const kernels::AttnPrefillDesc desc = {layout.policy.dtype, g.head_dim, g.group(), g.scale};
   HistoryScratch s = {};
   const int64_t outlier_pages = sealed / layout.policy.chunk / kOutliersPerPage + 2;
-  s.spans = arena->take<kernels::KvSpan>(g.kv_heads * (exact_span_bound(n_total - sealed) + outlier_pages));
-  s.items = arena->take<kernels::AttnPrefillItem>(g.kv_heads);
-  s.attn_workspace = arena->take<char>(static_cast<int64_t>(kernels::attn_prefill_workspace_bytes(desc)));
-  if (layout.policy.streams()) s.sinks = arena->take<char>(sink_scratch_bytes(layout));
+  s.spans = lists.take<kernels::KvSpan>(g.kv_heads * (exact_span_bound(n_total - sealed) + outlier_pages));
+  s.items = lists.take<kernels::AttnPrefillItem>(g.kv_heads);
+  s.attn_workspace = data.take<char>(static_cast<int64_t>(kernels::attn_prefill_workspace_bytes(desc)));
+  if (layout.policy.streams()) s.sinks = data.take<char>(sink_scratch_bytes(layout));
   if (sealed == 0) return s;
-  s.lse = arena->take<float>(kAttendTokens * g.q_heads);
-  s.tile = arena->take<char>(int64_t{2} * g.kv_heads * tile_chunks(layout) * layout.block_bytes());
-  s.slots = arena->take<int32_t>(tile_chunks(layout));
-  s.all_ids = arena->take<int32_t>(tile_chunks(layout));
-  s.counts = arena->take<int32_t>(g.kv_heads);
-  s.fetch_items = arena->take<kernels::ChunkFetchItem>(g.kv_heads);
-  s.rebuild_items = arena->take<kernels::KeyRebuildItem>(g.kv_heads);
-  s.segments = arena->take<kernels::BasisSegment>(g.kv_heads * segment_entries(layout.policy));
-  if (layout.policy.selected_turns) carve_selection(arena, layout, n_total, sealed, &s);
+  s.host_ids = lists.take<int32_t>(tile_chunks(layout));
+  s.host_counts = lists.take<int32_t>(g.kv_heads);
+  s.fetch_items = lists.take<kernels::ChunkFetchItem>(g.kv_heads);
+  s.rebuild_items = lists.take<kernels::KeyRebuildItem>(g.kv_heads);
+  s.segments = lists.take<kernels::BasisSegment>(g.kv_heads * segment_entries(layout.policy));
+  s.copies = lists.take<kernels::BlockCopyItem>(std::max<int64_t>(2 * tile_chunks(layout), g.kv_heads * kSelectQueries));
+  s.lse = data.take<float>(kAttendTokens * g.q_heads);
+  s.tile = data.take<char>(int64_t{2} * g.kv_heads * tile_chunks(layout) * layout.block_bytes());
+  s.slots = data.take<int32_t>(tile_chunks(layout));
+  s.all_ids = data.take<int32_t>(tile_chunks(layout));
+  s.counts = data.take<int32_t>(g.kv_heads);
+  if (layout.policy.selected_turns) carve_selection(arenas, layout, n_total, sealed, &s);
   return s;
 }
 
@@ -84,9 +93,10 @@ class BlockAttention {
   BlockAttention(Context& context, Sequence& sequence, int32_t layer, int64_t n_total)
       : context_(context), layout_(context.layout), layer_(sequence.layers[static_cast<std::size_t>(layer)]),
         ring_start_(ring_start(context.policy(), sequence, sequence.length)) {
-    Arena arena(sequence.pending.scratch.data());
-    s_ = carve_history(&arena, layout_, n_total, layer_.sealed);
+    Arenas arenas = sequence.pending.scratch.arenas();
+    s_ = carve_history(&arenas, layout_, n_total, layer_.sealed);
     span_stride_ = exact_span_bound(n_total - layer_.sealed) + layer_.sealed / layout_.policy.chunk / kOutliersPerPage + 2;
+    if (layer_.sealed > 0) number_slots();
   }
 
   void dense(int64_t pos, int64_t n, const float* q, float* out) {
@@ -94,8 +104,9 @@ class BlockAttention {
     const auto n_chunks = static_cast<int32_t>(layer_.sealed / layout_.policy.chunk);
     for (int32_t first = 0; first < n_chunks; first += tile_chunks(layout_)) {
       const int32_t count = std::min(tile_chunks(layout_), n_chunks - first);
-      for (int32_t i = 0; i < count; ++i) s_.all_ids[i] = first + i;
-      for (int32_t h = 0; h < heads(); ++h) s_.counts[h] = count;
+      for (int32_t i = 0; i < count; ++i) s_.host_ids[i] = first + i;
+      context_.ops.upload(s_.all_ids, s_.host_ids, int64_t{count} * 4);
+      for (int32_t h = 0; h < heads(); ++h) s_.host_counts[h] = count;
       decode_tile([&](int32_t) { return s_.all_ids; });
       overlay_outliers(first, count);
       attend_tile(int64_t{first} * layout_.policy.chunk);
@@ -124,7 +135,7 @@ class BlockAttention {
       const int32_t k = select_chunks();
       for (int32_t first = 0; first < k; first += tile_chunks(layout_)) {
         for (int32_t h = 0; h < heads(); ++h) {
-          s_.counts[h] = std::clamp(s_.n_ids[h] - first, 0, tile_chunks(layout_));
+          s_.host_counts[h] = std::clamp(s_.host_n_ids[h] - first, 0, tile_chunks(layout_));
         }
         decode_tile([&](int32_t h) { return s_.ids + int64_t{h} * k + first; });
         attend_tile(0);  // all of it lies before the block, in whatever order
@@ -140,6 +151,11 @@ class BlockAttention {
   void start(int64_t pos, int64_t n, const float* q, float* out) {
     pos_ = pos, n_ = n, q_ = q, out_ = out;
     merged_ = false;
+  }
+
+  void number_slots() {
+    for (int32_t i = 0; i < tile_chunks(layout_); ++i) s_.host_ids[i] = i;
+    context_.ops.upload(s_.slots, s_.host_ids, int64_t{tile_chunks(layout_)} * 4);
   }
 
   // One pass of the block's queries over spans(head) -> count, merged into what earlier passes gave.
@@ -172,20 +188,21 @@ class BlockAttention {
   }
   void* tile_values(int32_t head) const { return tile_keys(heads() + head); }
 
-  // Keys and values of ids(head)[0, counts[head]) into the tile.
+  // Keys and values of ids(head)[0, host_counts[head]) into the tile.
   template <class Ids>
   void decode_tile(Ids&& ids) {
     const Policy& policy = layout_.policy;
     const auto n_heads = static_cast<std::size_t>(heads());
-    for (int32_t i = 0; i < tile_chunks(layout_); ++i) s_.slots[i] = i;
+    context_.ops.upload(s_.counts, s_.host_counts, int64_t{heads()} * 4);
     for (int32_t h = 0; h < heads(); ++h) {
-      s_.fetch_items[h] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h, nullptr};
+      s_.fetch_items[h] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h,
+                           s_.host_counts[h], nullptr};
     }
     context_.ops.chunk_fetch(layout_.value_block(), {s_.fetch_items, n_heads});
     if (!policy.low_rank) {
       for (int32_t h = 0; h < heads(); ++h) {
         s_.fetch_items[h] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), s_.slots, s_.counts + h,
-                             key_block_weights(layout_, layer_, h)};
+                             s_.host_counts[h], key_block_weights(layout_, layer_, h)};
       }
       return context_.ops.chunk_fetch(layout_.key_block(), {s_.fetch_items, n_heads});
     }
@@ -193,29 +210,31 @@ class BlockAttention {
       kernels::BasisSegment* segments = s_.segments + h * segment_entries(policy);
       const int32_t n_segments = head_segments(layout_, layer_, h, segments);
       s_.rebuild_items[h] = {lowrank_rows(layout_, layer_), segments, n_segments, ids(h), s_.slots, s_.counts + h,
-                             tile_keys(h)};
+                             s_.host_counts[h], tile_keys(h)};
     }
     context_.ops.key_rebuild(rebuild_desc(context_), {s_.rebuild_items, n_heads});
   }
 
   // Outliers are exact: their bytes replace the decoded ones.
   void overlay_outliers(int32_t first, int32_t count) {
-    const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
+    const int64_t bytes = layout_.block_bytes();
     for (int32_t h = 0; h < heads(); ++h) {
+      std::size_t n = 0;
       const std::vector<int32_t>& chunks = layer_.outliers[static_cast<std::size_t>(h)].chunks;
       for (std::size_t i = 0; i < chunks.size(); ++i) {
         if (chunks[i] < first || chunks[i] >= first + count) continue;
         const kernels::KvSpan block = outlier_block(layout_, layer_, h, static_cast<int64_t>(i));
-        const int64_t at = (chunks[i] - first) * layout_.block_bytes();
-        std::memcpy(offset_bytes(tile_keys(h), at), block.k, bytes);
-        std::memcpy(offset_bytes(tile_values(h), at), block.v, bytes);
+        const int64_t at = (chunks[i] - first) * bytes;
+        s_.copies[n++] = {offset_bytes(tile_keys(h), at), block.k, bytes};
+        s_.copies[n++] = {offset_bytes(tile_values(h), at), block.v, bytes};
       }
+      context_.ops.block_copy({s_.copies, n});
     }
   }
 
   void attend_tile(int64_t first_token) {
     attend([&](int32_t h, kernels::KvSpan* list) {
-      list[0] = {tile_keys(h), tile_values(h), s_.counts[h] * layout_.policy.chunk, first_token};
+      list[0] = {tile_keys(h), tile_values(h), s_.host_counts[h] * layout_.policy.chunk, first_token};
       return 1;
     });
   }
@@ -241,22 +260,25 @@ class BlockAttention {
     const int32_t k = layout_.policy.most_selected(pos_ + n_);
     const int64_t width = int64_t{g.group()} * g.head_dim;
     const int64_t rows = kSelectQueries * width;
+    std::size_t n_copies = 0;
     for (int32_t h = 0; h < heads(); ++h) {
       float* queries = s_.queries + h * rows;
       for (int64_t t = 0; t < kSelectQueries; ++t) {
         // A short block repeats its last query, which cannot change the maximum.
         const float* from = q_ + std::min(t, n_ - 1) * g.q_heads * g.head_dim + h * width;
-        if (layout_.policy.weighs_channels()) weigh_queries(layout_, layer_, h, from, queries + t * width);
-        else std::copy(from, from + width, queries + t * width);
+        s_.copies[n_copies++] = {queries + t * width, from, width * 4};
       }
       float* scores = s_.scores + int64_t{h} * n_chunks;
-      s_.score_items[h] = {queries, digest_rows(layout_, layer_, h), excluded_bits(layer_, h), n_chunks, scores};
+      s_.score_items[h] = {queries,  channel_weights(layout_, layer_, h), digest_rows(layout_, layer_, h),
+                           excluded_data(layer_, h), n_chunks, scores};
       s_.topk_items[h] = {scores, n_chunks, layout_.policy.selected_chunks(pos_ + n_, layer_.index, h),
                           s_.ids + int64_t{h} * k, s_.n_ids + h};
     }
     const auto n_heads = static_cast<std::size_t>(heads());
+    context_.ops.block_copy({s_.copies, n_copies});
     context_.ops.landmark_score(block_score_desc(layout_), {s_.score_items, n_heads}, s_.select_workspace);
     context_.ops.topk_select({s_.topk_items, n_heads}, s_.select_workspace);
+    context_.ops.download(s_.host_n_ids, s_.n_ids, int64_t{heads()} * 4);
     return k;
   }
 
@@ -292,10 +314,10 @@ void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t f
   }
 }
 
-int64_t prefill_scratch_bytes(const Layout& layout, int64_t n_total, int64_t sealed) {
-  Arena counter;
+ScratchBytes prefill_scratch_bytes(const Layout& layout, int64_t n_total, int64_t sealed) {
+  Arenas counter;
   carve_history(&counter, layout, n_total, sealed);
-  return counter.used();
+  return used(counter);
 }
 
 }  // namespace skv::kv

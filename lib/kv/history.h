@@ -15,6 +15,6 @@ void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t f
                   float* out);
 
 // Scratch of a prefill that ends at length n_total, over a history of which sealed tokens are compressed.
-int64_t prefill_scratch_bytes(const Layout& layout, int64_t n_total, int64_t sealed);
+ScratchBytes prefill_scratch_bytes(const Layout& layout, int64_t n_total, int64_t sealed);
 
 }  // namespace skv::kv

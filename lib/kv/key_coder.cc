@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "kernels/common/orthogonal.h"
-#include "kernels/common/parallel.h"
 #include "lib/kv/seal.h"
 #include "lib/kv/views.h"
 
@@ -61,9 +59,9 @@ class KeyCoder {
   // Pre-RoPE keys of [from, from + n) into x.
   void load_block(int64_t from, int64_t n) {
     const Geometry& g = context_.geometry();
-    context_.ops.kv_gather({context_.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer_.exact.data(),
-                            from, n, s_.x});
-    context_.ops.rope(context_.rope, {s_.x, width(), n, g.kv_heads, g.head_dim, from, true});
+    context_.ops.kv_gather({context_.layout.exact_page(), layer_.exact.data(), from, n, s_.x});
+    const kernels::RopeItem item = {s_.x, width(), n, g.kv_heads, g.head_dim, from, true};
+    context_.ops.rope(context_.rope, {&item, 1});
   }
 
   Energies code_moved(int64_t from, int64_t to, const std::shared_ptr<Basis>& last, const Energies& e) {
@@ -119,139 +117,88 @@ class KeyCoder {
   // weighted as if it had been seen on as many tokens.
   void make_basis_of(int64_t from, int64_t to, const Basis* prior, Basis* basis) {
     const auto m = static_cast<int32_t>(width());
+    const kernels::Ops& ops = context_.ops;
     const bool centered = context_.policy().centered;
-    std::memset(s_.gram, 0, sizeof(float) * static_cast<std::size_t>(m) * static_cast<std::size_t>(m));
-    std::fill(s_.sum, s_.sum + m, 0.0);
-    for (int64_t at = from; at < to; at += kFactorBlock) {
-      const int64_t n = std::min(kFactorBlock, to - at);
+    ops.fill(s_.gram, 0, int64_t{m} * m * 4);
+    ops.fill(s_.sum, 0, int64_t{m} * 8);
+    ops.fill(s_.center, 0, int64_t{m} * 4);
+    upload_rotation();
+    for (int64_t at = from; at < to; at += factor_block(context_.policy())) {
+      const int64_t n = std::min(factor_block(context_.policy()), to - at);
       load_block(at, n);
-      if (at == from) set_center(n, centered);
-      context_.ops.gram({s_.x, m, n, m, s_.center, s_.gram, s_.sum}, s_.workspace);
+      // The first block's mean as a provisional centre keeps the Gram matrix well scaled under a large bias.
+      if (at == from && centered) ops.column_mean({s_.x, n, m, s_.center});
+      ops.gram({s_.x, m, n, m, s_.center, s_.gram, s_.sum}, s_.workspace);
     }
     const int64_t n = to - from;
-    if (centered) kernels::gram_center(s_.gram, s_.sum, n, m);
-    if (prior) add_prior(*prior, n);
-    factor(n * (prior ? 2 : 1));
-    store_basis(n, centered, basis);
-  }
-
-  // A provisional centre (the first block's mean) keeps the Gram matrix well scaled under a large bias.
-  void set_center(int64_t n, bool centered) {
-    const int64_t m = width();
-    for (int64_t c = 0; c < m; ++c) {
-      double sum = 0.0;
-      for (int64_t t = 0; centered && t < n; ++t) sum += s_.x[t * m + c];
-      s_.center[c] = static_cast<float>(sum / static_cast<double>(n));
+    if (centered) ops.gram_center(s_.gram, s_.sum, n, m);
+    if (prior) {
+      ops.gram_prior(context_.layout.basis(),
+                     {prior->memory.data(), s_.rotation, static_cast<float>(n), s_.gram}, s_.workspace);
     }
+    store_basis(n, factor(), n * (prior ? 2 : 1), basis);
   }
 
-  // gram += n V diag(eigenvalues) V^T with the prior's V and per-token eigenvalues.
-  void add_prior(const Basis& prior, int64_t n) {
-    const int64_t m = width(), r = rank();
-    widen_basis(prior);  // p = V Q
-    rotation(s_.rotation);
-    const float* eigenvalues = eigenvalues_of(prior);
-    kernels::parallel_for(m, [&](int64_t i, int) {
-      for (int64_t j = 0; j < r; ++j) {
-        double v = 0.0;  // (p Q^T)[i, j]
-        for (int64_t l = 0; l < r; ++l) v += double{s_.p[i * r + l]} * s_.rotation[j * r + l];
-        s_.vectors[i * r + j] = static_cast<float>(v);
-        s_.weighted[i * r + j] = static_cast<float>(v) * eigenvalues[j] * static_cast<float>(n);
-      }
-    });
-    kernels::parallel_for(m, [&](int64_t i, int) {
-      for (int64_t k = 0; k < m; ++k) {
-        float sum = 0.0f;
-        for (int64_t j = 0; j < r; ++j) sum += s_.weighted[i * r + j] * s_.vectors[k * r + j];
-        s_.gram[i * m + k] += sum;
-      }
-    });
-  }
-
-  // Vectors and per-token eigenvalues of gram. Keys that are not finite get plain axes: they are damaged anyway.
-  void factor(int64_t n_tokens) {
+  // Vectors and eigenvalues of gram. Keys that are not finite get plain axes and no energy: they are damaged anyway.
+  bool factor() {
     const int64_t m = width(), r = rank();
     const auto method = context_.policy().full_factorization ? kernels::BasisMethod::full
                                                              : kernels::BasisMethod::subspace_iteration;
-    const bool ok = context_.ops.subspace_basis({s_.gram, static_cast<int32_t>(m), static_cast<int32_t>(r), method,
-                                                 s_.vectors, s_.eigenvalues}, s_.workspace);
-    for (int64_t j = 0; j < r; ++j) {
-      s_.eigenvalues[j] = ok ? s_.eigenvalues[j] / static_cast<float>(n_tokens) : 0.0f;
+    if (context_.ops.subspace_basis({s_.gram, static_cast<int32_t>(m), static_cast<int32_t>(r), method, s_.vectors,
+                                     s_.eigenvalues}, s_.workspace)) {
+      return true;
     }
-    if (ok) return;
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < r; ++j) s_.vectors[i * r + j] = i == j ? 1.0f : 0.0f;
-    }
+    for (int64_t i = 0; i < m * r; ++i) s_.host_axes[i] = i / r == i % r ? 1.0f : 0.0f;
+    context_.ops.upload(s_.vectors, s_.host_axes, m * r * 4);
+    context_.ops.fill(s_.eigenvalues, 0, r * 4);
+    return false;
   }
 
-  void rotation(float* q) {
+  void store_basis(int64_t n, bool factored, int64_t n_weighed, Basis* basis) {
+    kernels::BasisStoreArgs args;
+    args.vectors = s_.vectors;
+    args.rotation = s_.rotation;
+    args.eigenvalues = s_.eigenvalues;
+    args.eigenvalue_scale = factored ? 1.0f / static_cast<float>(n_weighed) : 1.0f;
+    if (context_.policy().centered) args.center = s_.center, args.sum = s_.sum;
+    args.n = n;
+    args.basis = basis->memory.data();
+    context_.ops.basis_store(context_.layout.basis(), args);
+  }
+
+  void upload_rotation() {
     const int64_t r = rank();
     if (context_.policy().rotated) {
-      kernels::fixed_orthogonal(static_cast<int32_t>(r), q);
-      return;
+      kernels::fixed_orthogonal(static_cast<int32_t>(r), s_.host_rotation);
+    } else {
+      for (int64_t i = 0; i < r * r; ++i) s_.host_rotation[i] = i % (r + 1) == 0 ? 1.0f : 0.0f;
     }
-    for (int64_t i = 0; i < r * r; ++i) q[i] = i % (r + 1) == 0 ? 1.0f : 0.0f;
-  }
-
-  // B = (V Q)^T per head, mu and eigenvalues, rounded as they are stored.
-  void store_basis(int64_t n, bool centered, Basis* basis) {
-    const Geometry& g = context_.geometry();
-    const int64_t m = width(), r = rank();
-    void* base = basis->memory.data();
-    rotation(s_.rotation);
-    kernels::parallel_for(m, [&](int64_t i, int) {
-      const int64_t head = i / g.head_dim, column = i % g.head_dim;
-      for (int64_t j = 0; j < r; ++j) {
-        double p = 0.0;
-        for (int64_t l = 0; l < r; ++l) p += double{s_.vectors[i * r + l]} * s_.rotation[l * r + j];
-        store_f32(base, context_.policy().dtype, (head * r + j) * g.head_dim + column, static_cast<float>(p));
-      }
-    });
-    for (int64_t c = 0; c < m; ++c) {
-      const double mu = centered ? s_.center[c] + s_.sum[c] / static_cast<double>(n) : 0.0;
-      store_f32(base, context_.policy().dtype, m * r + c, static_cast<float>(mu));
-    }
-    std::memcpy(const_cast<float*>(eigenvalues_of(*basis)), s_.eigenvalues, sizeof(float) * static_cast<std::size_t>(r));
-  }
-
-  const float* eigenvalues_of(const Basis& basis) const {
-    return static_cast<const float*>(
-        offset_bytes(basis.memory.data(), width() * (rank() + 1) * context_.layout.element()));
-  }
-
-  // p and mu from the stored form, so that a later flush projects exactly as the prompt did.
-  void widen_basis(const Basis& basis) {
-    const Geometry& g = context_.geometry();
-    const int64_t m = width(), r = rank();
-    const DType dtype = context_.policy().dtype;
-    kernels::parallel_for(m, [&](int64_t i, int) {
-      const int64_t head = i / g.head_dim, column = i % g.head_dim;
-      for (int64_t j = 0; j < r; ++j) {
-        s_.p[i * r + j] = load_f32(basis.memory.data(), dtype, (head * r + j) * g.head_dim + column);
-      }
-      s_.mu[i] = load_f32(basis.memory.data(), dtype, m * r + i);
-    });
+    context_.ops.upload(s_.rotation, s_.host_rotation, r * r * 4);
   }
 
   Energies project(int64_t from, int64_t to, const Basis& basis) {
     const Geometry& g = context_.geometry();
     const int32_t chunk = context_.policy().chunk;
-    widen_basis(basis);
-    Energies e;
-    for (int64_t at = from; at < to; at += kFactorBlock) {
-      const int64_t n = std::min(kFactorBlock, to - at);
+    // From the stored form, so that a later flush projects exactly as the prompt did.
+    context_.ops.basis_load(context_.layout.basis(), {basis.memory.data(), s_.p, s_.mu});
+    const auto entry_at = [&](int64_t token) { return (token - origin_) / chunk * g.kv_heads; };
+    for (int64_t at = from; at < to; at += factor_block(context_.policy())) {
+      const int64_t n = std::min(factor_block(context_.policy()), to - at);
       load_block(at, n);
-      const int64_t entry = (at - origin_) / chunk * g.kv_heads;
       context_.ops.key_project({context_.policy().dtype, g.kv_heads, g.head_dim, context_.policy().rank, chunk,
                                 context_.policy().key_codec},
                                {s_.x, n, s_.mu, s_.p, basis.memory.data(), lowrank_rows(context_.layout, layer_),
-                                chunk_at(at), s_.residual + entry, s_.energy + entry},
+                                chunk_at(at), s_.residual_data + entry_at(at), s_.energy_data + entry_at(at)},
                                s_.workspace);
-      for (int64_t i = entry; i < entry + n / chunk * g.kv_heads; ++i) {
-        e.missed += s_.residual[i];
-        e.total += s_.energy[i];
-      }
     }
+    return read_energies(entry_at(from), entry_at(to));
+  }
+
+  Energies read_energies(int64_t from, int64_t to) {
+    context_.ops.download(s_.residual + from, s_.residual_data + from, (to - from) * 4);
+    context_.ops.download(s_.energy + from, s_.energy_data + from, (to - from) * 4);
+    Energies e;
+    for (int64_t i = from; i < to; ++i) e.missed += s_.residual[i], e.total += s_.energy[i];
     return e;
   }
 

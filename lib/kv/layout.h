@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/ops.h"
 #include "lib/kv/policy.h"
 #include "shadowkv/types.h"
 
@@ -56,17 +57,21 @@ struct Layout {
   int64_t key_page_bytes() const { return per_head_page_bytes(key_block().block_bytes()); }
   int64_t outlier_page_bytes() const { return int64_t{2} * kOutliersPerPage * block_bytes(); }
 
-  // B [kv_heads, r, d] and mu [M] in the KV dtype, eigenvalues [r] f32.
-  int64_t basis_bytes() const {
-    return int64_t{geometry.key_width()} * (policy.rank + 1) * element() + int64_t{policy.rank} * 4;
+  kernels::KvPageFormat exact_page() const {
+    return {policy.dtype, geometry.kv_heads, geometry.head_dim, kExactPageTokens};
+  }
+  kernels::KeyBasisDesc basis() const {
+    return {policy.dtype, geometry.kv_heads, geometry.head_dim, policy.rank};
   }
   int64_t channel_weight_bytes() const { return int64_t{2} * geometry.key_width() * 4; }
-  int64_t query_energy_bytes() const { return int64_t{geometry.layers} * geometry.key_width() * 4; }
+  int64_t query_energy_bytes() const { return int64_t{geometry.layers} * geometry.key_width() * 8; }
   int64_t slot_region_bytes(int32_t capacity) const {  // K then V, [kv_heads, capacity, C, d] each
     return int64_t{2} * geometry.kv_heads * capacity * block_bytes();
   }
-  int64_t slot_table_bytes(int32_t capacity) const {  // chunk of slot, last used
-    return int64_t{geometry.kv_heads} * capacity * 8;
+  // Of one head: int64 chunks selected and missed; double samples drawn, steps capped, mass missed of the guard.
+  static constexpr int64_t kSlotTotalsBytes = 40;
+  int64_t slot_table_bytes(int32_t capacity) const {  // chunk of slot, last used, [kv_heads, capacity] each; totals
+    return geometry.kv_heads * (int64_t{capacity} * 8 + kSlotTotalsBytes);
   }
   int64_t excluded_words(int64_t n_chunks) const { return round_up(n_chunks, kExcludedStep) / 64; }  // per head
 };

@@ -1,7 +1,6 @@
 #include "lib/kv/page_pool.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace skv::kv {
@@ -20,8 +19,9 @@ int64_t pages_per_region(int64_t page_bytes) {
 
 }  // namespace
 
-PagePool::PagePool(MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64_t page_bytes)
-    : account_(account), tier_(tier), purpose_(purpose), page_bytes_(page_bytes) {}
+PagePool::PagePool(const kernels::Ops& ops, MemoryAccount& account, skv_tier tier, skv_purpose purpose,
+                   int64_t page_bytes)
+    : ops_(ops), account_(account), tier_(tier), purpose_(purpose), page_bytes_(page_bytes) {}
 
 int64_t PagePool::charged(int64_t page_bytes, int64_t n_pages) {
   const int64_t per_region = pages_per_region(page_bytes);
@@ -136,7 +136,7 @@ void PageList::compact() noexcept {
     if (!pages_[i] || pages_[i]->refs > 1) continue;
     Page* denser = pool_->take_denser(pages_[i]);
     if (!denser) continue;
-    std::memcpy(denser->data, pages_[i]->data, static_cast<std::size_t>(pool_->page_bytes()));
+    pool_->ops().copy(denser->data, pages_[i]->data, pool_->page_bytes());
     pool_->put(std::exchange(pages_[i], denser));
     pointers_[i] = denser->data;
   }

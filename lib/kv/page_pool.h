@@ -5,7 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/common/block_format.h"
+#include "kernels/ops.h"
 #include "lib/base/memory.h"
 
 namespace skv::kv {
@@ -20,7 +20,7 @@ struct Page {
 
 class PagePool {
  public:
-  PagePool(MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64_t page_bytes);
+  PagePool(const kernels::Ops& ops, MemoryAccount& account, skv_tier tier, skv_purpose purpose, int64_t page_bytes);
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
@@ -29,6 +29,7 @@ class PagePool {
   // A page of a region at least as full as this page's own, if there is one: moving there lets regions empty out.
   Page* take_denser(const Page* page) noexcept;
 
+  const kernels::Ops& ops() const { return ops_; }
   int64_t page_bytes() const { return page_bytes_; }
   // Bytes charged for n pages when they are taken together.
   static int64_t charged(int64_t page_bytes, int64_t n_pages);
@@ -42,6 +43,7 @@ class PagePool {
   int32_t add_region();
   Page* take_from(std::size_t open_index) noexcept;
 
+  const kernels::Ops& ops_;
   MemoryAccount& account_;
   skv_tier tier_;
   skv_purpose purpose_;

@@ -25,6 +25,7 @@ struct Geometry {
 struct Policy {
   skv_policy kind = SKV_POLICY_SHADOWKV;
   DType dtype = DType::bf16;
+  skv_tier work_tier = SKV_TIER_HOST;  // of scratch that kernels work on; the fast tier on a GPU
 
   // Formats.
   bool low_rank = true;        // keys: low-rank in the fast tier, else exact in the slow tier

@@ -24,11 +24,18 @@ void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept;
 // Forgets chunks from `sealed` tokens on (outliers, segments, slots, excluded bits); exact pages are untouched.
 void unseal(const Context& context, Layer& layer, int64_t sealed) noexcept;
 
+// Empties the slots of a layer: a cache, so nothing is lost.
+void forget_slots(const Context& context, const Layer& layer) noexcept;
+// What the layer's slot caches have counted; waits for the device.
+SlotTotals slot_totals(const Context& context, const Layer& layer) noexcept;
+// The host's bits to where kernels read them.
+void upload_excluded(const Context& context, const Layer& layer) noexcept;
+
 void init_layers(Context& context, Sequence& sequence);
 std::shared_ptr<Basis> make_basis(Context& context);
 // Entries of a segment list: distinct bases are at most max_segments, returns to an old one add entries too.
 inline int64_t segment_entries(const Policy& policy) { return 4 * int64_t{policy.max_segments}; }
 
-int64_t seal_scratch_bytes(const Layout& layout, int64_t n_tokens);
+ScratchBytes seal_scratch_bytes(const Layout& layout, int64_t n_tokens);
 
 }  // namespace skv::kv

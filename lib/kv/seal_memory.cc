@@ -1,6 +1,5 @@
 // The memory side of sealing: taking what is needed beforehand, giving back what is not.
 #include <algorithm>
-#include <cstring>
 
 #include "lib/kv/seal.h"
 #include "lib/kv/views.h"
@@ -28,14 +27,28 @@ void grow_excluded(Context& context, Layer& layer, int64_t n_chunks) {
   const int64_t words = context.layout.excluded_words(n_chunks);
   if (words <= layer.excluded_words) return;
   const int64_t heads = context.geometry().kv_heads;
+  std::vector<uint64_t> bits(static_cast<std::size_t>(heads * words));
   Buffer larger(context.account, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE, heads * words * 8);
-  std::memset(larger.data(), 0, static_cast<std::size_t>(heads * words * 8));
-  for (int64_t h = 0; h < heads && layer.excluded_words > 0; ++h) {
-    std::memcpy(larger.as<uint64_t>() + h * words, layer.excluded.as<uint64_t>() + h * layer.excluded_words,
-                static_cast<std::size_t>(layer.excluded_words) * 8);
+  for (int64_t h = 0; h < heads; ++h) {
+    std::copy_n(layer.excluded_bits.begin() + h * layer.excluded_words, layer.excluded_words, bits.begin() + h * words);
   }
   layer.excluded = std::move(larger);
+  layer.excluded_bits = std::move(bits);
   layer.excluded_words = words;
+  upload_excluded(context, layer);
+}
+
+// No chunk in any slot, none ever used. Totals stay.
+void empty_slots(const Context& context, const SlotCache& slots) noexcept {
+  const int64_t ids = int64_t{context.geometry().kv_heads} * slots.capacity * 4;
+  context.ops.fill(slots.table.data(), 0xff, ids);
+  context.ops.fill(offset_bytes(slots.table.data(), ids), 0, ids);
+}
+
+void reset_tables(const Context& context, const Layer& layer, int64_t first_page) noexcept {
+  for (int64_t page = first_page; page < layer.table.size(); ++page) {
+    context.ops.fill(layer.table[page], 0xff, context.layout.table_page_bytes());
+  }
 }
 
 SlotCache make_slots(Context& context, int32_t capacity) {
@@ -44,17 +57,21 @@ SlotCache make_slots(Context& context, int32_t capacity) {
   slots.region = Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_SLOTS, context.layout.slot_region_bytes(capacity));
   slots.table = Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_CHUNK_TABLE,
                        context.layout.slot_table_bytes(capacity));
-  const auto half = static_cast<std::size_t>(context.layout.slot_table_bytes(capacity) / 2);
-  std::memset(slots.table.data(), 0xff, half);                                 // no chunk in any slot
-  std::memset(static_cast<char*>(slots.table.data()) + half, 0, half);         // never used
+  context.ops.fill(slots.table.data(), 0, slots.table.bytes());
+  empty_slots(context, slots);
   return slots;
+}
+
+void replace_slots(const Context& context, Layer& layer, SlotCache slots) noexcept {
+  layer.counted = slot_totals(context, layer);
+  layer.slots = std::move(slots);
 }
 
 }  // namespace
 
 std::shared_ptr<Basis> make_basis(Context& context) {
   auto basis = std::make_shared<Basis>();
-  basis->memory = Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_BASIS, context.layout.basis_bytes());
+  basis->memory = Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_BASIS, context.layout.basis().bytes());
   return basis;
 }
 
@@ -72,7 +89,9 @@ void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
   const int64_t n_new = n_chunks - layer.sealed / policy.chunk;
   const int64_t pages = ceil_div(n_chunks, context.layout.chunks_per_page());
   layer.landmarks.grow(pages);
+  const int64_t tables = layer.table.size();
   layer.table.grow(pages);
+  reset_tables(context, layer, tables);
   layer.values.grow(pages);
   (policy.low_rank ? layer.lowrank : layer.keys).grow(pages);
   if (policy.estimates_rest) layer.value_means.grow(pages);
@@ -95,7 +114,7 @@ void prepare_layer(Context& context, Layer& layer, int64_t to, int64_t length) {
         Buffer(context.account, SKV_TIER_FAST, SKV_PURPOSE_BASIS, context.layout.channel_weight_bytes());
   }
   const int32_t capacity = policy.slot_capacity(length, layer.index);
-  if (layer.slots.capacity < capacity) layer.slots = make_slots(context, capacity);
+  if (layer.slots.capacity < capacity) replace_slots(context, layer, make_slots(context, capacity));
 }
 
 void prepare_seal(Context& context, Sequence& sequence, int64_t to, int64_t length) {
@@ -123,11 +142,40 @@ void ensure_slots(Context& context, Sequence& sequence, int64_t length) {
   for (std::size_t i = 0; i < larger.size(); ++i) {
     if (larger[i].capacity == 0) continue;
     Layer& layer = sequence.layers[i];
-    layer.slots = std::move(larger[i]);
-    for (int64_t page = 0; page < layer.table.size(); ++page) {
-      std::memset(layer.table[page], 0xff, static_cast<std::size_t>(context.layout.table_page_bytes()));
+    replace_slots(context, layer, std::move(larger[i]));
+    reset_tables(context, layer, 0);
+  }
+}
+
+void forget_slots(const Context& context, const Layer& layer) noexcept {
+  if (layer.slots.capacity == 0) return;
+  empty_slots(context, layer.slots);
+  reset_tables(context, layer, 0);
+}
+
+SlotTotals slot_totals(const Context& context, const Layer& layer) noexcept {
+  struct HeadTotals {
+    int64_t selected, missed;
+    double samples, capped, missed_mass;
+  };
+  static_assert(sizeof(HeadTotals) == Layout::kSlotTotalsBytes);
+  constexpr int32_t kAtATime = 64;
+  HeadTotals totals[kAtATime];
+  SlotTotals sums = layer.counted;
+  const int32_t heads = layer.slots.capacity > 0 ? context.geometry().kv_heads : 0;
+  for (int32_t first = 0; first < heads; first += kAtATime) {
+    const int32_t n = std::min(kAtATime, heads - first);
+    context.ops.download(totals, slot_totals(context.layout, layer, first), n * Layout::kSlotTotalsBytes);
+    for (int32_t h = 0; h < n; ++h) {
+      const HeadTotals& t = totals[h];
+      sums += {t.selected, t.missed, t.samples, t.capped, t.missed_mass};
     }
   }
+  return sums;
+}
+
+void upload_excluded(const Context& context, const Layer& layer) noexcept {
+  context.ops.upload(layer.excluded.data(), layer.excluded_bits.data(), layer.excluded.bytes());
 }
 
 void drop_sealed_pages(Layer& layer, int64_t first) noexcept {
@@ -150,30 +198,17 @@ void trim_layer(const Context& context, Layer& layer, int64_t length) noexcept {
   layer.segments.clear();
   layer.outliers.clear();
   layer.excluded.reset();
+  layer.excluded_bits.clear();
   layer.excluded_words = 0;
   layer.channel_weights.reset();
-  layer.slots = SlotCache{};
+  replace_slots(context, layer, SlotCache{});
 }
 
 namespace {
 
-void forget_slots_from(const Context& context, Layer& layer, int64_t first_chunk) noexcept {
-  for (int32_t h = 0; h < context.geometry().kv_heads && layer.slots.capacity > 0; ++h) {
-    int32_t* chunks = chunk_of_slot(layer, h);
-    uint32_t* used = slot_last_used(context.layout, layer, h);
-    const kernels::PagedRows table = table_rows(context.layout, layer, h);
-    for (int32_t s = 0; s < layer.slots.capacity; ++s) {
-      if (chunks[s] < first_chunk) continue;
-      *static_cast<int16_t*>(table.row(chunks[s])) = -1;
-      chunks[s] = -1;
-      used[s] = 0;
-    }
-  }
-}
-
+// Keeps those before first_chunk, in order, and their bits.
 void forget_outliers_from(const Context& context, Layer& layer, int32_t head, int64_t first_chunk) noexcept {
   HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(head)];
-  const auto bytes = static_cast<std::size_t>(context.layout.block_bytes());
   std::size_t kept = 0;
   for (std::size_t i = 0; i < outliers.chunks.size(); ++i) {
     const int32_t chunk = outliers.chunks[i];
@@ -184,8 +219,8 @@ void forget_outliers_from(const Context& context, Layer& layer, int32_t head, in
     if (kept != i) {
       const kernels::KvSpan from = outlier_block(context.layout, layer, head, static_cast<int64_t>(i));
       const kernels::KvSpan to = outlier_block(context.layout, layer, head, static_cast<int64_t>(kept));
-      std::memcpy(const_cast<void*>(to.k), from.k, bytes);
-      std::memcpy(const_cast<void*>(to.v), from.v, bytes);
+      context.ops.copy(const_cast<void*>(to.k), from.k, context.layout.block_bytes());
+      context.ops.copy(const_cast<void*>(to.v), from.v, context.layout.block_bytes());
       outliers.chunks[kept] = chunk;
     }
     ++kept;
@@ -198,11 +233,12 @@ void forget_outliers_from(const Context& context, Layer& layer, int32_t head, in
 void unseal(const Context& context, Layer& layer, int64_t sealed) noexcept {
   if (sealed >= layer.sealed) return;
   const int64_t first_chunk = sealed / context.policy().chunk;
-  forget_slots_from(context, layer, first_chunk);
+  forget_slots(context, layer);
   while (!layer.segments.empty() && layer.segments.back().first_chunk >= first_chunk) layer.segments.pop_back();
   for (std::size_t h = 0; h < layer.outliers.size(); ++h) {
     forget_outliers_from(context, layer, static_cast<int32_t>(h), first_chunk);
   }
+  upload_excluded(context, layer);
   layer.sealed = sealed;
 }
 

@@ -7,20 +7,34 @@
 
 namespace skv::kv {
 
-inline constexpr int64_t kFactorBlock = 512;  // tokens un-rotated and multiplied at a time
+// Tokens un-rotated and multiplied at a time: few enough for a CPU's caches, many enough to fill a GPU.
+inline int64_t factor_block(const Policy& policy) { return policy.work_tier == SKV_TIER_HOST ? 512 : 4096; }
 
 struct SealScratch {
-  float* min_cosine;       // [kv_heads, n_chunks]
-  float* outlier_score;    // [kv_heads, n_chunks]
-  int32_t* outlier_ids;    // [kv_heads, n_outliers]
-  int32_t* n_outlier_ids;  // [kv_heads]
+  // Lists:
+  float* score;            // [kv_heads, n_chunks]: cosines, then outlier scores
+  int32_t* ids;            // [kv_heads, n_outliers]
+  int32_t* n_ids;          // [kv_heads]
+  kernels::BlockCopyItem* copies;  // [kv_heads, 2]
   kernels::KvSpan* key_spans;    // [kv_heads, bound]
   kernels::KvSpan* value_spans;  // [kv_heads, bound], k holds the values
   kernels::LandmarkBuildItem* landmark_items;
   kernels::TopkSelectItem* topk_items;
   kernels::BlockStoreItem* store_items;
+  double* key_energy;    // [M]; channel weights only, and
+  double* query_energy;  // [M]
+  float* weights;        // [2 M]
+  // Low-rank keys only:
+  float* host_rotation;  // [r, r]
+  float* host_axes;      // [M, r]
+  float* residual;       // [n_chunks, kv_heads]
+  float* energy;         // [n_chunks, kv_heads]
+  // Data:
+  float* score_data;
+  int32_t* ids_data;
+  int32_t* n_ids_data;
   void* topk_workspace;
-  float* x;              // [kFactorBlock, M]; low-rank keys or channel weights only
+  float* x;              // [factor_block, M]; low-rank keys or channel weights only
   double* channel_energy;  // [M]; channel weights only
   // Low-rank keys only:
   float* gram;      // [M, M]
@@ -28,15 +42,14 @@ struct SealScratch {
   float* center;    // [M]
   float* mu;        // [M], as stored
   float* vectors;   // [M, r]
-  float* weighted;  // [M, r]
   float* p;         // [M, r]
   float* rotation;  // [r, r]
   float* eigenvalues;  // [r]
-  float* residual;  // [n_chunks, kv_heads]
-  float* energy;    // [n_chunks, kv_heads]
+  float* residual_data;
+  float* energy_data;
   void* workspace;
 };
 
-SealScratch carve_seal(Arena* arena, const Layout& layout, int64_t n_tokens);
+SealScratch carve_seal(Arenas* arenas, const Layout& layout, int64_t n_tokens);
 
 }  // namespace skv::kv

@@ -9,10 +9,11 @@
 
 #include "lib/base/memory.h"
 #include "lib/kv/page_pool.h"
+#include "lib/kv/scratch.h"
 
 namespace skv::kv {
 
-// Basis of one segment: B [kv_heads, r, d], mu [M] in the KV dtype, eigenvalues [r] f32 (energy per token kept).
+// Basis of one segment, as key_basis.h stores it (eigenvalues: energy per token kept).
 struct Basis {
   Buffer memory;
   float relative_residual = 0.0f;  // sqrt(missed / total) energy of the centred keys it was made from
@@ -30,11 +31,25 @@ struct HeadOutliers {
   PageList pages;
 };
 
+// What the slot caches and the guard count on the device, over all steps.
+struct SlotTotals {
+  int64_t selected = 0;  // chunks
+  int64_t missed = 0;    // those of them that had to be fetched
+  double samples = 0.0;  // chunks that the guard read
+  double capped = 0.0;
+  double missed_mass = 0.0;
+  SlotTotals& operator+=(const SlotTotals& other) {
+    selected += other.selected, missed += other.missed;
+    samples += other.samples, capped += other.capped, missed_mass += other.missed_mass;
+    return *this;
+  }
+};
+
 // A pure cache: every byte in it can be fetched or rebuilt again.
 struct SlotCache {
   int32_t capacity = 0;  // per KV head
   Buffer region;         // K then V, [kv_heads, capacity, C, d] each
-  Buffer table;          // chunk_of_slot int32, then last_used uint32, [kv_heads, capacity] each
+  Buffer table;          // chunk_of_slot int32, last_used uint32, [kv_heads, capacity] each, totals (layout.h)
 };
 
 struct Layer {
@@ -49,10 +64,12 @@ struct Layer {
   PageList value_means;  // where chunks not selected are estimated
   std::vector<Segment> segments;
   std::vector<HeadOutliers> outliers;  // [kv_heads]
-  Buffer excluded;                     // bitset [kv_heads, excluded_words]: outliers and chunk 0
+  Buffer excluded;                     // bitset [kv_heads, excluded_words]: outliers and chunk 0;
+  std::vector<uint64_t> excluded_bits;  // the host's copy of it
   int64_t excluded_words = 0;
   Buffer channel_weights;              // [kv_heads, d] f32, then their inverses; see channel_weights.h
   SlotCache slots;
+  SlotTotals counted;        // by slot caches that were given up
   double key_energy = 0.0;   // sums over projected keys, for statistics
   double missed_energy = 0.0;
 };
@@ -62,14 +79,10 @@ struct Counters {
   int64_t forced_segments = 0;
   int64_t lossy_tokens = 0;
   int64_t decode_tokens = 0;
-  int64_t selected_chunks = 0;
-  int64_t slot_hits = 0;
-  int64_t attended_tokens = 0;
+  int64_t attended_exact = 0;  // tokens apart from selected chunks
   int64_t attention_calls = 0;
-  int64_t bytes_read = 0;
+  int64_t digest_bytes = 0;    // read to score
   int64_t guard_calls = 0;
-  int64_t guard_capped = 0;
-  double missed_mass = 0.0;  // sum over guard_calls
 };
 
 // A prompt being prefilled.
@@ -77,8 +90,8 @@ struct PendingPrefill {
   int64_t n = 0;              // its tokens; 0 = none
   int64_t sealed_before = 0;  // what each layer had sealed, and
   int64_t sealed_target = 0;  // will have
-  Buffer scratch;
-  Buffer query_energy;        // [layers, M] f32, of its last queries; see channel_weights.h
+  Scratch scratch;
+  Buffer query_energy;        // [layers, M] double, of its last queries; see channel_weights.h
 };
 
 class Sequence {

@@ -1,7 +1,8 @@
 #include "lib/kv/store.h"
 
 #include <algorithm>
-#include <cstring>
+#include <iterator>
+#include <utility>
 #include <vector>
 
 #include "lib/base/status.h"
@@ -37,6 +38,15 @@ void forget(const Policy& policy, Sequence* sequence) noexcept {
   if (now <= before) return;
   for (Layer& layer : sequence->layers) forget_pages(policy, layer, before, sequence->length);
   sequence->forgotten = now * kExactPageTokens;
+}
+
+// Digests, missing chunks, sampled keys, and all that is attended to.
+int64_t bytes_read(const Layout& layout, int64_t digest_bytes, int64_t attended, const SlotTotals& slots) {
+  const Policy& policy = layout.policy;
+  const int64_t per_key = (policy.low_rank ? layout.lowrank_block() : layout.key_block()).block_bytes();
+  return digest_bytes + slots.missed * (layout.value_block().block_bytes() + per_key) +
+         static_cast<int64_t>(slots.samples) * per_key +
+         2 * attended * layout.geometry.head_dim * layout.element();
 }
 
 }  // namespace
@@ -79,8 +89,7 @@ void Store::begin_prefill(Sequence* sequence, int64_t n) {
   pending.n = n;
   pending.sealed_before = sealed;
   pending.sealed_target = target_after_prompt(context.policy(), sealed, total);
-  pending.scratch = Buffer(context.account, SKV_TIER_HOST, SKV_PURPOSE_WORKSPACE,
-                           prefill_scratch_bytes(context.layout, total, sealed));
+  ensure_scratch(context, &pending.scratch, prefill_scratch_bytes(context.layout, total, sealed));
   ensure_scratch(context, &context.decode_scratch, decode_scratch_bytes(context.layout, total));
   if (pending.sealed_target > sealed) {
     ensure_scratch(context, &context.seal_scratch, seal_scratch_bytes(context.layout, pending.sealed_target - sealed));
@@ -88,8 +97,8 @@ void Store::begin_prefill(Sequence* sequence, int64_t n) {
   if (sealed > 0) ensure_slots(context, *sequence, total);
   if (sealed == 0 && context.policy().weighs_channels()) {
     pending.query_energy =
-        Buffer(context.account, SKV_TIER_HOST, SKV_PURPOSE_OTHER, context.layout.query_energy_bytes());
-    std::memset(pending.query_energy.data(), 0, static_cast<std::size_t>(pending.query_energy.bytes()));
+        Buffer(context.account, context.policy().work_tier, SKV_PURPOSE_OTHER, context.layout.query_energy_bytes());
+    context.ops.fill(pending.query_energy.data(), 0, pending.query_energy.bytes());
   }
   sequence->pending = std::move(pending);
 }
@@ -97,12 +106,11 @@ void Store::begin_prefill(Sequence* sequence, int64_t n) {
 void Store::prefill_append(Sequence* sequence, int32_t layer_index, int64_t start, int64_t n, const float* k,
                            const float* v) {
   Context& context = impl_->context;
-  const Geometry& g = context.geometry();
   Layer& layer = sequence->layers[static_cast<std::size_t>(layer_index)];
   const int64_t first = sequence->length + start;
   layer.exact.grow(std::max(layer.exact.size(), ceil_div(first + n, kExactPageTokens)));
-  context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(), first, n,
-                         k, v});
+  const kernels::KvAppendItem item = {layer.exact.data(), first, n, k, v};
+  context.ops.kv_append(context.layout.exact_page(), {&item, 1});
 }
 
 void Store::prefill_attend(Sequence* sequence, int32_t layer, int64_t start, int64_t n, const float* q, float* out) {
@@ -110,8 +118,8 @@ void Store::prefill_attend(Sequence* sequence, int32_t layer, int64_t start, int
   if (pending.query_energy.bytes() > 0) {
     const Geometry& g = geometry();
     const int64_t skipped = std::clamp<int64_t>(pending.n - kWeightQueries - start, 0, n);
-    add_query_energy(g, q + skipped * g.q_heads * g.head_dim, n - skipped,
-                     pending.query_energy.as<float>() + int64_t{layer} * g.key_width());
+    impl_->context.ops.column_energy({q + skipped * g.q_heads * g.head_dim, n - skipped, g.q_heads, g.group(), g.head_dim,
+                                      pending.query_energy.as<double>() + int64_t{layer} * g.key_width()});
   }
   attend_block(impl_->context, *sequence, layer, sequence->length + start, n, q, out);
 }
@@ -175,12 +183,16 @@ void Store::decode_reserve(Sequence* sequence, int32_t n) {
 void Store::decode_append(int32_t layer_index, std::span<const DecodeRow> rows, const float* k, const float* v) {
   const Context& context = impl_->context;
   const Geometry& g = context.geometry();
+  kernels::KvAppendItem items[kMaxRowTokens];
+  std::size_t n = 0;
+  const auto flush = [&] { context.ops.kv_append(context.layout.exact_page(), {items, std::exchange(n, 0)}); };
   for (const DecodeRow& row : rows) {
     const Layer& layer = row.sequence->layers[static_cast<std::size_t>(layer_index)];
     const int64_t at = row.first * g.key_width();
-    context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(),
-                           row.sequence->length, row.n, k + at, v + at});
+    items[n++] = {layer.exact.data(), row.sequence->length, row.n, k + at, v + at};
+    if (n == std::size(items)) flush();
   }
+  flush();
 }
 
 void Store::decode_attend(int32_t layer, std::span<const DecodeRow> rows, const float* q, float* out) {
@@ -226,26 +238,28 @@ void Store::stats(const Sequence* sequence, skv_kv_stats* out) const {
   out->n_segments = 0;
   out->n_outlier_chunks = 0;
   double energy = 0.0, missed = 0.0;
+  SlotTotals slots;
   for (const Layer& layer : sequence->layers) {
     out->n_segments = std::max(out->n_segments, static_cast<int32_t>(layer.segments.size()));
     for (const HeadOutliers& head : layer.outliers) out->n_outlier_chunks += static_cast<int64_t>(head.chunks.size());
     energy += layer.key_energy;
     missed += layer.missed_energy;
+    slots += slot_totals(impl_->context, layer);
   }
   out->budget_tokens = sequence->sealed() == 0 ? 0 : policy.selected_chunks(sequence->length) * policy.chunk;
   out->n_flushes = c.flushes;
   out->n_forced_segments = c.forced_segments;
   out->n_lossy_tokens = c.lossy_tokens;
   out->decode_tokens = c.decode_tokens;
-  out->selected_chunks = c.selected_chunks;
-  out->slot_hits = c.slot_hits;
-  out->attended_tokens = c.attended_tokens;
+  out->selected_chunks = slots.selected;
+  out->slot_hits = slots.selected - slots.missed;
+  out->attended_tokens = c.attended_exact + slots.selected * policy.chunk;
   out->attention_calls = c.attention_calls;
-  out->bytes_read = c.bytes_read;
+  out->bytes_read = bytes_read(impl_->context.layout, c.digest_bytes, out->attended_tokens, slots);
   out->key_energy = energy > 0.0 ? 1.0 - missed / energy : 1.0;
   out->guard_calls = c.guard_calls;
-  out->guard_capped = c.guard_capped;
-  out->missed_mass = c.guard_calls > 0 ? c.missed_mass / static_cast<double>(c.guard_calls) : 0.0;
+  out->guard_capped = static_cast<int64_t>(slots.capped);
+  out->missed_mass = c.guard_calls > 0 ? slots.missed_mass / static_cast<double>(c.guard_calls) : 0.0;
 }
 
 const float* Store::channel_weights(const Sequence* sequence, int32_t layer, int32_t head) const {
@@ -256,14 +270,7 @@ const float* Store::channel_weights(const Sequence* sequence, int32_t layer, int
 void Store::set_probe(SelectionProbe probe) { impl_->context.probe = std::move(probe); }
 
 void Store::clear_slots(Sequence* sequence) noexcept {
-  for (Layer& layer : sequence->layers) {
-    for (int32_t h = 0; h < geometry().kv_heads && layer.slots.capacity > 0; ++h) {
-      std::fill_n(chunk_of_slot(layer, h), layer.slots.capacity, -1);
-      std::fill_n(slot_last_used(impl_->context.layout, layer, h), layer.slots.capacity, 0u);
-      const kernels::PagedRows table = table_rows(impl_->context.layout, layer, h);
-      for (int64_t c = 0; c < layer.sealed / policy().chunk; ++c) *static_cast<int16_t*>(table.row(c)) = -1;
-    }
-  }
+  for (const Layer& layer : sequence->layers) forget_slots(impl_->context, layer);
 }
 
 }  // namespace skv::kv

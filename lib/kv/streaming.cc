@@ -37,13 +37,15 @@ void turn_sinks(const Context& context, const Layer& layer, int64_t from, void* 
   const int32_t sinks = context.policy().sinks;
   Arena arena(scratch);
   const SinkScratch s = carve_sinks(&arena, context.layout);
-  context.ops.kv_gather({context.policy().dtype, g.kv_heads, g.head_dim, kExactPageTokens, layer.exact.data(), 0, sinks,
-                         s.x});
+  context.ops.kv_gather({context.layout.exact_page(), layer.exact.data(), 0, sinks, s.x});
   const int64_t width = g.key_width();
-  context.ops.rope(context.rope, {s.x, width, sinks, g.kv_heads, g.head_dim, 0, true});
-  context.ops.rope(context.rope, {s.x, width, sinks, g.kv_heads, g.head_dim, from - sinks, false});
+  const kernels::RopeItem undo = {s.x, width, sinks, g.kv_heads, g.head_dim, 0, true};
+  const kernels::RopeItem turn = {s.x, width, sinks, g.kv_heads, g.head_dim, from - sinks, false};
+  context.ops.rope(context.rope, {&undo, 1});
+  context.ops.rope(context.rope, {&turn, 1});
   void* page = s.page;
-  context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, sinks, &page, 0, sinks, s.x, s.x});
+  const kernels::KvAppendItem item = {&page, 0, sinks, s.x, s.x};
+  context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, sinks}, {&item, 1});
 }
 
 kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, const void* scratch) {

@@ -1,7 +1,6 @@
 #include "lib/kv/truncate.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "lib/base/status.h"
@@ -16,29 +15,32 @@ namespace {
 class ChunkDecoder {
  public:
   explicit ChunkDecoder(Context& context) : context_(context), layout_(context.layout) {
-    Arena counter;
+    Arenas counter;
     carve(&counter);
-    ensure_scratch(context, &context.seal_scratch, counter.used());
-    Arena arena(context.seal_scratch.data());
-    carve(&arena);
+    ensure_scratch(context, &context.seal_scratch, used(counter));
+    Arenas arenas = context.seal_scratch.arenas();
+    carve(&arenas);
   }
 
   void decode(const Layer& layer, int32_t chunk) {
     const Geometry& g = layout_.geometry;
     const Policy& policy = layout_.policy;
-    numbers_[0] = chunk, numbers_[1] = 0, numbers_[2] = 1;  // chunk, slot, count
+    const int32_t numbers[] = {chunk, 0, 1};  // chunk, slot, count
+    context_.ops.upload(numbers_, numbers, sizeof numbers);
     std::vector<kernels::ChunkFetchItem> value_items, key_items;
     std::vector<kernels::KeyRebuildItem> rebuild;
     for (int32_t h = 0; h < g.kv_heads; ++h) {
-      value_items.push_back({value_rows(layout_, layer, h), values(h), numbers_, numbers_ + 1, numbers_ + 2, nullptr});
+      value_items.push_back({value_rows(layout_, layer, h), values(h), numbers_, numbers_ + 1, numbers_ + 2, 1,
+                             nullptr});
       if (!policy.low_rank) {
-        key_items.push_back({key_rows(layout_, layer, h), keys(h), numbers_, numbers_ + 1, numbers_ + 2,
+        key_items.push_back({key_rows(layout_, layer, h), keys(h), numbers_, numbers_ + 1, numbers_ + 2, 1,
                              key_block_weights(layout_, layer, h)});
         continue;
       }
       kernels::BasisSegment* segments = segments_ + h * segment_entries(policy);
       const int32_t n = head_segments(layout_, layer, h, segments);
-      rebuild.push_back({lowrank_rows(layout_, layer), segments, n, numbers_, numbers_ + 1, numbers_ + 2, keys(h)});
+      rebuild.push_back({lowrank_rows(layout_, layer), segments, n, numbers_, numbers_ + 1, numbers_ + 2, 1,
+                         keys(h)});
     }
     context_.ops.chunk_fetch(layout_.value_block(), value_items);
     if (policy.low_rank) {
@@ -53,22 +55,21 @@ class ChunkDecoder {
   void* values(int32_t head) const { return keys(layout_.geometry.kv_heads + head); }
 
  private:
-  void carve(Arena* arena) {
+  void carve(Arenas* arenas) {
     const int64_t heads = layout_.geometry.kv_heads;
-    blocks_ = arena->take<char>(2 * heads * layout_.block_bytes());
-    numbers_ = arena->take<int32_t>(3);
-    segments_ = arena->take<kernels::BasisSegment>(heads * segment_entries(layout_.policy));
+    blocks_ = arenas->data.take<char>(2 * heads * layout_.block_bytes());
+    numbers_ = arenas->data.take<int32_t>(3);
+    segments_ = arenas->lists.take<kernels::BasisSegment>(heads * segment_entries(layout_.policy));
   }
 
   void overlay_outliers(const Layer& layer, int32_t chunk) {
-    const auto bytes = static_cast<std::size_t>(layout_.block_bytes());
     for (int32_t h = 0; h < layout_.geometry.kv_heads; ++h) {
       const std::vector<int32_t>& chunks = layer.outliers[static_cast<std::size_t>(h)].chunks;
       const auto at = std::find(chunks.begin(), chunks.end(), chunk);
       if (at == chunks.end()) continue;
       const kernels::KvSpan block = outlier_block(layout_, layer, h, at - chunks.begin());
-      std::memcpy(keys(h), block.k, bytes);
-      std::memcpy(values(h), block.v, bytes);
+      context_.ops.copy(keys(h), block.k, layout_.block_bytes());
+      context_.ops.copy(values(h), block.v, layout_.block_bytes());
     }
   }
 
@@ -82,12 +83,11 @@ class ChunkDecoder {
 // The decoded chunk's rows as exact tokens from `token` on.
 void write_exact(const Context& context, Layer& layer, const ChunkDecoder& chunk, int64_t token) {
   const Layout& layout = context.layout;
-  const auto bytes = static_cast<std::size_t>(layout.block_bytes());
   for (int32_t h = 0; h < layout.geometry.kv_heads; ++h) {
     kernels::KvSpan row;
     exact_spans(layout, layer, h, token, token + layout.policy.chunk, &row);
-    std::memcpy(const_cast<void*>(row.k), chunk.keys(h), bytes);
-    std::memcpy(const_cast<void*>(row.v), chunk.values(h), bytes);
+    context.ops.copy(const_cast<void*>(row.k), chunk.keys(h), layout.block_bytes());
+    context.ops.copy(const_cast<void*>(row.v), chunk.values(h), layout.block_bytes());
   }
 }
 

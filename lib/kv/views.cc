@@ -9,6 +9,7 @@ kernels::PagedRows rows_of(const Layout& layout, const PageList& pages, int32_t 
   kernels::PagedRows rows;
   rows.pages = pages.data();
   rows.rows_per_page = layout.chunks_per_page();
+  rows.n_pages = static_cast<int32_t>(pages.size());
   rows.row_bytes = static_cast<int32_t>(row_bytes);
   rows.offset_bytes = first_bytes + int64_t{head} * rows.rows_per_page * row_bytes;
   return rows;
@@ -90,13 +91,12 @@ kernels::KvSpan outlier_block(const Layout& layout, const Layer& layer, int32_t 
 }
 
 int32_t head_segments(const Layout& layout, const Layer& layer, int32_t head, kernels::BasisSegment* segments) {
-  const Geometry& g = layout.geometry;
-  const int64_t b_head = int64_t{layout.policy.rank} * g.head_dim * layout.element();
+  const kernels::KeyBasisDesc basis = layout.basis();
+  const int64_t row = int64_t{basis.head_dim} * layout.element();
   int32_t n = 0;
   for (const Segment& segment : layer.segments) {
     const void* base = segment.basis->memory.data();
-    segments[n++] = {offset_bytes(base, head * b_head),
-                     offset_bytes(base, g.kv_heads * b_head + int64_t{head} * g.head_dim * layout.element()),
+    segments[n++] = {offset_bytes(base, head * basis.rank * row), offset_bytes(base, basis.mu_at() + head * row),
                      segment.first_chunk};
   }
   return n;
@@ -113,6 +113,12 @@ void* slot_values(const Layout& layout, const Layer& layer, int32_t head) {
 
 int32_t* chunk_of_slot(const Layer& layer, int32_t head) {
   return layer.slots.table.as<int32_t>() + int64_t{head} * layer.slots.capacity;
+}
+
+int64_t* slot_totals(const Layout& layout, const Layer& layer, int32_t head) {
+  const int64_t tables = int64_t{layout.geometry.kv_heads} * layer.slots.capacity * 8;
+  return static_cast<int64_t*>(
+      offset_bytes(layer.slots.table.data(), tables + int64_t{head} * Layout::kSlotTotalsBytes));
 }
 
 uint32_t* slot_last_used(const Layout& layout, const Layer& layer, int32_t head) {

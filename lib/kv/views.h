@@ -34,8 +34,15 @@ void* slot_values(const Layout& layout, const Layer& layer, int32_t head);
 int32_t* chunk_of_slot(const Layer& layer, int32_t head);
 uint32_t* slot_last_used(const Layout& layout, const Layer& layer, int32_t head);
 
-inline uint64_t* excluded_bits(const Layer& layer, int32_t head) {
+// Of a head: int64 [2] for slot_update, then double [3] for guard_grow.
+int64_t* slot_totals(const Layout& layout, const Layer& layer, int32_t head);
+
+// The device's bits, and the host's.
+inline uint64_t* excluded_data(const Layer& layer, int32_t head) {
   return layer.excluded.as<uint64_t>() + head * layer.excluded_words;
+}
+inline uint64_t* excluded_bits(Layer& layer, int32_t head) {
+  return layer.excluded_bits.data() + head * layer.excluded_words;
 }
 
 }  // namespace skv::kv

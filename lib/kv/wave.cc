@@ -9,8 +9,8 @@ namespace skv::kv {
 Wave::Wave(Context& context, int32_t layer, std::span<const WaveToken> tokens, int64_t n, const float* q, float* out)
     : context_(context), layout_(context.layout), policy_(context.policy()), layer_(layer), tokens_(tokens), q_(q),
       out_(out), span_bound_(wave_span_bound(context.layout, n)) {
-  Arena arena(context.decode_scratch.data());
-  s_ = carve_wave(&arena, layout_, static_cast<int64_t>(tokens.size()), n);
+  Arenas arenas = context.decode_scratch.arenas();
+  s_ = carve_wave(&arenas, layout_, static_cast<int64_t>(tokens.size()), n);
   if (policy_.compresses()) k_ = policy_.most_selected(n);
   if (policy_.streams()) sink_bytes_ = sink_scratch_bytes(layout_);
   n_chunks_ = ceil_div(n, policy_.chunk);
@@ -20,7 +20,7 @@ Wave::Wave(Context& context, int32_t layer, std::span<const WaveToken> tokens, i
 void Wave::run() {
   if (any_sealed_) {
     score();
-    take(s_.picks, 0);
+    take(s_.picks, Turn::picked);
   }
   attend(Pieces::all);
   if (any_sealed_ && policy_.guarded()) guard();
@@ -32,34 +32,34 @@ void Wave::run() {
 // Scores, and the best chunks: as many as the budget.
 void Wave::score() {
   const StageTimer timer(&context_.times.select_ns);
-  const int64_t width = int64_t{layout_.geometry.group()} * layout_.geometry.head_dim;
   std::size_t n = 0;
   for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
     const Layer& layer = layer_of(token);
-    const float* q = query(token, head);
-    if (policy_.weighs_channels()) {
-      weigh_queries(layout_, layer, head, q, s_.queries + item * width);
-      q = s_.queries + item * width;
-    }
     float* scores = s_.scores + item * n_chunks_;
-    s_.score_items[n] = {q,      digest_rows(layout_, layer, head), excluded_bits(layer, head), chunks_of(layer),
-                         scores, log_mass(item),                    n_chunks_};
-    s_.topk_items[n++] = {scores, chunks_of(layer), policy_.selected_chunks(token.position + 1, layer_, head),
-                          s_.picks.ids + item * k_, s_.picks.n_ids + item};
+    s_.score_items[n] = {query(token, head),
+                         channel_weights(layout_, layer, head),
+                         digest_rows(layout_, layer, head),
+                         excluded_data(layer, head),
+                         chunks_of(layer),
+                         scores,
+                         log_mass(item),
+                         n_chunks_};
+    s_.topk_items[n++] = {scores, chunks_of(layer), picked_at_most(token, head), s_.picks.ids + item * k_,
+                          s_.picks.n_ids + item};
   });
   context_.ops.landmark_score(score_desc(layout_), {s_.score_items, n}, s_.workspace);
   context_.ops.topk_select({s_.topk_items, n}, s_.workspace);
 }
 
-void Wave::take(const Picks& picks, uint32_t turn) {
+void Wave::take(const Picks& picks, Turn turn) {
   update_slots(picks, turn);
   const StageTimer timer(&context_.times.fetch_ns);
-  fetch_values(picks);
-  fetch_keys({picks.miss_chunks, picks.miss_slots, picks.n_miss, k_, k_},
+  fetch_values(picks, turn);
+  fetch_keys({picks.miss_chunks, picks.miss_slots, picks.n_miss, static_cast<int32_t>(k_), k_, k_},
              [&](int64_t, const Layer& layer, int32_t head) { return slot_keys(layout_, layer, head); });
 }
 
-void Wave::update_slots(const Picks& picks, uint32_t turn) {
+void Wave::update_slots(const Picks& picks, Turn turn) {
   const StageTimer timer(&context_.times.select_ns);
   std::size_t n = 0;
   for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
@@ -69,24 +69,27 @@ void Wave::update_slots(const Picks& picks, uint32_t turn) {
     slots.chunk_of_slot = chunk_of_slot(layer, head);
     slots.last_used = slot_last_used(layout_, layer, head);
     slots.n_slots = layer.slots.capacity;
-    slots.step = 2 * token.step + turn;
+    slots.step = 2 * token.step + static_cast<uint32_t>(turn);
     slots.ids = picks.ids + item * k_;
     slots.n_ids = picks.n_ids + item;
+    slots.max_ids = at_most(turn, token, head);
     slots.slots = picks.slots + item * k_;
     slots.miss_chunks = picks.miss_chunks + item * k_;
     slots.miss_slots = picks.miss_slots + item * k_;
     slots.n_miss = picks.n_miss + item;
+    slots.totals = slot_totals(layout_, layer, head);
   });
   context_.ops.slot_update({s_.slot_items, n}, s_.workspace);
 }
 
-void Wave::fetch_values(const Picks& picks) {
+void Wave::fetch_values(const Picks& picks, Turn turn) {
   std::size_t n = 0;
   for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
     const Layer& layer = layer_of(token);
     s_.fetch_items[n++] = {value_rows(layout_, layer, head), slot_values(layout_, layer, head),
                            picks.miss_chunks + item * k_,    picks.miss_slots + item * k_,
-                           picks.n_miss + item,              nullptr};
+                           picks.n_miss + item,              at_most(turn, token, head),
+                           nullptr};
   });
   context_.ops.chunk_fetch(layout_.value_block(), {s_.fetch_items, n});
 }
@@ -129,7 +132,8 @@ void Wave::attend(Pieces pieces) {
     if (pieces == Pieces::all) item.n_spans = exact_pieces(i, token, head, spans);
     if (layer.sealed > 0) {
       item.blocks = {slot_keys(layout_, layer, head), slot_values(layout_, layer, head), layout_.block_bytes(),
-                     policy_.chunk, picks.slots + i * k_, picks.n_ids[i]};
+                     policy_.chunk, picks.slots + i * k_, picks.n_ids + i,
+                     pieces == Pieces::extra ? grown_at_most(token, head) : picked_at_most(token, head)};
     }
     s_.attn_items[i] = item;
   });

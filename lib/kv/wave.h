@@ -33,6 +33,13 @@ class Wave {
 
   int32_t heads() const { return layout_.geometry.kv_heads; }
   Layer& layer_of(const WaveToken& token) const { return token.sequence->layers[static_cast<std::size_t>(layer_)]; }
+  // Bounds of what the item's lists hold, as the host knows them.
+  int32_t picked_at_most(const WaveToken& token, int32_t head) const {
+    return policy_.selected_chunks(token.position + 1, layer_, head);
+  }
+  int32_t grown_at_most(const WaveToken& token, int32_t head) const {
+    return policy_.selected_at_most(token.position + 1, layer_, head);
+  }
   const float* query(const WaveToken& token, int32_t head) const { return q_ + row_offset(token, head); }
   float* output(const WaveToken& token, int32_t head) const { return out_ + row_offset(token, head); }
   int64_t row_offset(const WaveToken& token, int32_t head) const {
@@ -60,15 +67,20 @@ class Wave {
   }
 
   void score();
-  // Slots for picked chunks, filled. turn 0, then 1 for what the guard adds, which must not displace the first.
-  void take(const Picks& picks, uint32_t turn);
-  void update_slots(const Picks& picks, uint32_t turn);
-  void fetch_values(const Picks& picks);
-  // Keys of item i's *n(i) chunks at chunks + i * stride into slots of region(item, layer, head).
+  enum class Turn : uint32_t { picked = 0, grown = 1 };
+  int32_t at_most(Turn turn, const WaveToken& token, int32_t head) const {
+    return turn == Turn::picked ? picked_at_most(token, head) : grown_at_most(token, head);
+  }
+  // Slots for picked chunks, filled. What the guard adds takes its turn after, and must not displace the first.
+  void take(const Picks& picks, Turn turn);
+  void update_slots(const Picks& picks, Turn turn);
+  void fetch_values(const Picks& picks, Turn turn);
+  // Keys of item i's n[i] chunks at chunks + i * stride into slots of region(item, layer, head).
   struct KeyList {
     const int32_t* chunks;
     const int32_t* slots;
     const int32_t* n;
+    int32_t max_n;
     int64_t stride;        // of chunks
     int64_t slots_stride;  // of slots
   };
@@ -87,10 +99,9 @@ class Wave {
 
   // wave_count.cc
   void count() const;
-  void count_guard(int64_t item, Counters* counters) const;
   int64_t attended_exact(const WaveToken& token, int32_t head) const;
   void probe() const;
-  float most_missed(int64_t item) const;
+  void probe_item(int64_t item, const WaveToken& token, int32_t head) const;
 
   Context& context_;
   const Layout& layout_;
@@ -114,7 +125,7 @@ void Wave::fetch_keys(const KeyList& list, Region&& region) {
     for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
       const Layer& layer = layer_of(token);
       s_.fetch_items[n++] = {key_rows(layout_, layer, head), region(item, layer, head), list.chunks + item * list.stride,
-                             list.slots + item * list.slots_stride, list.n + item,
+                             list.slots + item * list.slots_stride, list.n + item, list.max_n,
                              key_block_weights(layout_, layer, head)};
     });
     return context_.ops.chunk_fetch(layout_.key_block(), {s_.fetch_items, n});
@@ -129,6 +140,7 @@ void Wave::fetch_keys(const KeyList& list, Region&& region) {
                              list.chunks + item * list.stride,
                              list.slots + item * list.slots_stride,
                              list.n + item,
+                             list.max_n,
                              region(item, layer, head)};
   });
   context_.ops.key_rebuild(rebuild_desc(context_), {s_.rebuild_items, n});

@@ -1,5 +1,6 @@
 // What a wave did, for statistics and for those who watch.
 #include <algorithm>
+#include <vector>
 
 #include "lib/kv/streaming.h"
 #include "lib/kv/wave.h"
@@ -19,67 +20,67 @@ int64_t Wave::attended_exact(const WaveToken& token, int32_t head) const {
   return all - layer.sealed + outliers * policy_.chunk;
 }
 
+// Chunks selected and missed are counted where they are decided: slot_update, guard_grow.
 void Wave::count() const {
-  const int64_t row = layout_.geometry.head_dim * layout_.element();
   const int64_t per_chunk =
       layout_.digest().chunk_bytes() + (policy_.estimates_rest ? layout_.value_mean().chunk_bytes() : 0);
-  const int64_t per_key = (policy_.low_rank ? layout_.lowrank_block() : layout_.key_block()).block_bytes();
-  const int64_t per_miss = layout_.value_block().block_bytes() + per_key;
-  for_items([&](int64_t i, const WaveToken& token, int32_t head) {
+  for_items([&](int64_t, const WaveToken& token, int32_t head) {
     Counters& c = token.sequence->counters;
-    int64_t attended = attended_exact(token, head);
     const Layer& layer = layer_of(token);
-    if (layer.sealed > 0) {
-      const bool guarded = policy_.guarded();
-      const int64_t selected = s_.picks.n_ids[i] + (guarded ? s_.extra.n_ids[i] : 0);
-      const int64_t missing = s_.picks.n_miss[i] + (guarded ? s_.extra.n_miss[i] : 0);
-      attended += selected * policy_.chunk;
-      c.selected_chunks += selected;
-      c.slot_hits += selected - missing;
-      c.bytes_read += chunks_of(layer) * per_chunk + missing * per_miss;
-      if (guarded) c.bytes_read += s_.n_samples[i] * per_key, count_guard(i, &c);
-    }
-    c.attended_tokens += attended;
-    c.bytes_read += 2 * attended * row;
+    c.attended_exact += attended_exact(token, head);
     ++c.attention_calls;
+    if (layer.sealed == 0) return;
+    c.digest_bytes += chunks_of(layer) * per_chunk;
+    c.guard_calls += policy_.guarded();
   });
 }
 
-float Wave::most_missed(int64_t item) const {
-  const int32_t group = layout_.geometry.group();
-  return *std::max_element(s_.missed + item * group, s_.missed + (item + 1) * group);
+namespace {
+
+std::vector<int32_t> read_list(const kernels::Ops& ops, const int32_t* ids, const int32_t* n_ids) {
+  int32_t n = 0;
+  ops.download(&n, n_ids, 4);
+  std::vector<int32_t> list(static_cast<std::size_t>(n));
+  ops.download(list.data(), ids, int64_t{n} * 4);
+  return list;
 }
 
-void Wave::count_guard(int64_t item, Counters* c) const {
-  const float missed = most_missed(item);
-  ++c->guard_calls;
-  c->guard_capped += kGuardMargin * missed > static_cast<float>(policy_.max_missed);
-  c->missed_mass += missed;
+}  // namespace
+
+void Wave::probe_item(int64_t item, const WaveToken& token, int32_t head) const {
+  const kernels::Ops& ops = context_.ops;
+  const Layer& layer = layer_of(token);
+  const bool guarded = policy_.guarded();
+  std::vector<int32_t> chunks;
+  std::vector<float> missed(static_cast<std::size_t>(layout_.geometry.group()));
+  Selection selection;
+  selection.sequence = token.sequence;
+  selection.layer = layer_;
+  selection.head = head;
+  selection.position = token.position;
+  selection.exact_from = policy_.streams() ? ring_start(policy_, *token.sequence, token.position) : layer.sealed;
+  if (layer.sealed > 0) {
+    chunks = guarded ? read_list(ops, s_.union_ids + item * k_, s_.n_union_ids + item)
+                     : read_list(ops, s_.picks.ids + item * k_, s_.picks.n_ids + item);
+    selection.chunks = chunks;
+    selection.outliers = layer.outliers[static_cast<std::size_t>(head)].chunks;
+    ops.download(&selection.n_fetched, s_.picks.n_miss + item, 4);
+    if (guarded) {
+      int32_t extra = 0;
+      ops.download(&extra, s_.extra.n_miss + item, 4);
+      selection.n_fetched += extra;
+      const auto group = static_cast<int64_t>(missed.size());
+      ops.download(missed.data(), s_.missed + item * group, group * 4);
+      selection.estimated_miss = missed;
+      selection.capped = kGuardMargin * *std::max_element(missed.begin(), missed.end()) >
+                         static_cast<float>(policy_.max_missed);
+    }
+  }
+  context_.probe(selection);
 }
 
 void Wave::probe() const {
-  const auto group = static_cast<std::size_t>(layout_.geometry.group());
-  for_items([&](int64_t i, const WaveToken& token, int32_t head) {
-    const Layer& layer = layer_of(token);
-    Selection selection;
-    selection.sequence = token.sequence;
-    selection.layer = layer_;
-    selection.head = head;
-    selection.position = token.position;
-    selection.exact_from = policy_.streams() ? ring_start(policy_, *token.sequence, token.position) : layer.sealed;
-    if (layer.sealed > 0) {
-      selection.chunks = {s_.picks.ids + i * k_, static_cast<std::size_t>(s_.picks.n_ids[i])};
-      selection.outliers = layer.outliers[static_cast<std::size_t>(head)].chunks;
-      selection.n_fetched = s_.picks.n_miss[i];
-      if (policy_.guarded()) {
-        selection.chunks = {s_.union_ids + i * k_, static_cast<std::size_t>(s_.n_union_ids[i])};
-        selection.n_fetched += s_.extra.n_miss[i];
-        selection.estimated_miss = {s_.missed + static_cast<std::size_t>(i) * group, group};
-        selection.capped = kGuardMargin * most_missed(i) > static_cast<float>(policy_.max_missed);
-      }
-    }
-    context_.probe(selection);
-  });
+  for_items([&](int64_t i, const WaveToken& token, int32_t head) { probe_item(i, token, head); });
 }
 
 }  // namespace skv::kv

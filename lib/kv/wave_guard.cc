@@ -26,26 +26,27 @@ void Wave::guard() {
     sample();
     grow();
   }
-  take(s_.extra, 1);
+  take(s_.extra, Turn::grown);
   attend(Pieces::extra);
 }
 
 // Candidates for growth, sampled chunks outside the selection, and the sample's keys.
 void Wave::sample() {
   const int32_t samples = guard_samples(policy_);
-  for (int32_t i = 0; i < samples; ++i) s_.sample_slots[i] = i;
+  for (int32_t i = 0; i < samples; ++i) s_.counting[i] = i;
+  context_.ops.upload(s_.sample_slots, s_.counting, int64_t{samples} * 4);
   std::size_t n = 0;
   for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
     const int32_t n_chunks = chunks_of(layer_of(token));
     s_.topk_items[n] = {s_.scores + item * n_chunks_, n_chunks,
-                        policy_.selected_at_most(token.position + 1, layer_, head), s_.candidates + item * k_,
-                        s_.n_candidates + item};
+                        grown_at_most(token, head), s_.candidates + item * k_, s_.n_candidates + item};
     s_.sample_items[n++] = {log_mass(item),
                             n_chunks_,
                             layout_.geometry.group(),
                             n_chunks,
                             s_.picks.ids + item * k_,
                             s_.picks.n_ids + item,
+                            picked_at_most(token, head),
                             sample_offset(token.position, layer_, head),
                             samples,
                             s_.sample_chunks + item * samples,
@@ -55,7 +56,7 @@ void Wave::sample() {
   context_.ops.topk_select({s_.topk_items, n}, s_.workspace);
   context_.ops.guard_sample({s_.sample_items, n}, s_.workspace);
   const int64_t keys_bytes = samples * layout_.block_bytes();
-  fetch_keys({s_.sample_chunks, s_.sample_slots, s_.n_samples, samples, 0},
+  fetch_keys({s_.sample_chunks, s_.sample_slots, s_.n_samples, samples, samples, 0},
              [&](int64_t item, const Layer&, int32_t) { return s_.sample_keys + item * keys_bytes; });
 }
 
@@ -71,14 +72,17 @@ void Wave::grow() {
                           s_.scores + item * n_chunks_,
                           s_.candidates + item * k_,
                           s_.n_candidates + item,
+                          s_.picks.ids + item * k_,
+                          s_.picks.n_ids + item,
+                          grown_at_most(token, head),
+                          samples,
                           s_.union_ids + item * k_,
                           s_.n_union_ids + item,
                           lse(item),
                           s_.extra.ids + item * k_,
                           s_.extra.n_ids + item,
-                          s_.missed + item * layout_.geometry.group()};
-    std::copy_n(s_.picks.ids + item * k_, s_.picks.n_ids[item], s_.union_ids + item * k_);
-    s_.n_union_ids[item] = s_.picks.n_ids[item];
+                          s_.missed + item * layout_.geometry.group(),
+                          reinterpret_cast<double*>(slot_totals(layout_, layer_of(token), head) + 2)};
   });
   context_.ops.guard_grow(grow_desc(layout_), {s_.grow_items, n}, s_.workspace);
 }
@@ -94,6 +98,7 @@ void Wave::attend_remainder() {
                                chunks_of(layer),
                                (grown ? s_.union_ids : s_.picks.ids) + item * k_,
                                (grown ? s_.n_union_ids : s_.picks.n_ids) + item,
+                               grown ? grown_at_most(token, head) : picked_at_most(token, head),
                                value_mean_rows(layout_, layer, head),
                                output(token, head),
                                lse(item)};

@@ -40,42 +40,42 @@ Picks carve_picks(Arena* arena, int64_t items, int64_t k) {
   return picks;
 }
 
-void carve_guard(Arena* arena, const Layout& layout, int64_t items, int64_t k, WaveScratch* s) {
+void carve_guard(Arenas* arenas, const Layout& layout, int64_t items, int64_t k, WaveScratch* s) {
   const int64_t samples = guard_samples(layout.policy);
-  s->extra = carve_picks(arena, items, k);
-  s->union_ids = arena->take<int32_t>(items * k);
-  s->n_union_ids = arena->take<int32_t>(items);
-  s->candidates = arena->take<int32_t>(items * k);
-  s->n_candidates = arena->take<int32_t>(items);
-  s->sample_chunks = arena->take<int32_t>(items * samples);
-  s->sample_slots = arena->take<int32_t>(samples);
-  s->n_samples = arena->take<int32_t>(items);
-  s->sample_weights = arena->take<float>(items * samples);
-  s->sample_keys = arena->take<char>(items * samples * layout.block_bytes());
-  s->missed = arena->take<float>(items * layout.geometry.group());
-  s->sample_items = arena->take<kernels::GuardSampleItem>(items);
-  s->grow_items = arena->take<kernels::GuardGrowItem>(items);
+  s->sample_items = arenas->lists.take<kernels::GuardSampleItem>(items);
+  s->grow_items = arenas->lists.take<kernels::GuardGrowItem>(items);
+  s->counting = arenas->lists.take<int32_t>(samples);
+  Arena& data = arenas->data;
+  s->extra = carve_picks(&data, items, k);
+  s->union_ids = data.take<int32_t>(items * k);
+  s->n_union_ids = data.take<int32_t>(items);
+  s->candidates = data.take<int32_t>(items * k);
+  s->n_candidates = data.take<int32_t>(items);
+  s->sample_chunks = data.take<int32_t>(items * samples);
+  s->sample_slots = data.take<int32_t>(samples);
+  s->n_samples = data.take<int32_t>(items);
+  s->sample_weights = data.take<float>(items * samples);
+  s->sample_keys = data.take<char>(items * samples * layout.block_bytes());
+  s->missed = data.take<float>(items * layout.geometry.group());
 }
 
-void carve_selection(Arena* arena, const Layout& layout, int64_t items, int64_t n, WaveScratch* s) {
+void carve_selection(Arenas* arenas, const Layout& layout, int64_t items, int64_t n, WaveScratch* s) {
   const int64_t k = layout.policy.most_selected(n), n_chunks = ceil_div(n, layout.policy.chunk);
-  s->scores = arena->take<float>(items * n_chunks);
-  s->picks = carve_picks(arena, items, k);
-  if (layout.policy.weighs_channels()) {
-    s->queries = arena->take<float>(items * layout.geometry.group() * layout.geometry.head_dim);
-  }
-  s->score_items = arena->take<kernels::LandmarkScoreItem>(items);
-  s->topk_items = arena->take<kernels::TopkSelectItem>(items);
-  s->slot_items = arena->take<kernels::SlotUpdateItem>(items);
-  s->fetch_items = arena->take<kernels::ChunkFetchItem>(items);
-  s->rebuild_items = arena->take<kernels::KeyRebuildItem>(items);
-  s->segments = arena->take<kernels::BasisSegment>(items * segment_entries(layout.policy));
+  Arena &lists = arenas->lists, &data = arenas->data;
+  s->score_items = lists.take<kernels::LandmarkScoreItem>(items);
+  s->topk_items = lists.take<kernels::TopkSelectItem>(items);
+  s->slot_items = lists.take<kernels::SlotUpdateItem>(items);
+  s->fetch_items = lists.take<kernels::ChunkFetchItem>(items);
+  s->rebuild_items = lists.take<kernels::KeyRebuildItem>(items);
+  s->segments = lists.take<kernels::BasisSegment>(items * segment_entries(layout.policy));
+  s->scores = data.take<float>(items * n_chunks);
+  s->picks = carve_picks(&data, items, k);
   if (!needs_mass(layout.policy)) return;
   const int64_t group = layout.geometry.group();
-  s->log_mass = arena->take<float>(items * group * n_chunks);
-  s->lse = arena->take<float>(items * group);
-  s->remainder_items = arena->take<kernels::AttnRemainderItem>(items);
-  if (layout.policy.guarded()) carve_guard(arena, layout, items, k, s);
+  s->remainder_items = lists.take<kernels::AttnRemainderItem>(items);
+  s->log_mass = data.take<float>(items * group * n_chunks);
+  s->lse = data.take<float>(items * group);
+  if (layout.policy.guarded()) carve_guard(arenas, layout, items, k, s);
 }
 
 }  // namespace
@@ -105,21 +105,21 @@ int64_t wave_span_bound(const Layout& layout, int64_t n) {
   return exact_span_bound(n) + ceil_div(n_chunks, kOutliersPerPage) + 1;
 }
 
-WaveScratch carve_wave(Arena* arena, const Layout& layout, int64_t n_tokens, int64_t n) {
+WaveScratch carve_wave(Arenas* arenas, const Layout& layout, int64_t n_tokens, int64_t n) {
   const int64_t items = n_tokens * layout.geometry.kv_heads;
   WaveScratch s = {};
-  s.spans = arena->take<kernels::KvSpan>(items * wave_span_bound(layout, n));
-  s.attn_items = arena->take<kernels::AttnDecodeItem>(items);
-  if (layout.policy.compresses()) carve_selection(arena, layout, items, n, &s);
-  if (layout.policy.streams()) s.sinks = arena->take<char>(n_tokens * sink_scratch_bytes(layout));
-  s.workspace = arena->take<char>(static_cast<int64_t>(op_workspace(layout, items, n)));
+  s.spans = arenas->lists.take<kernels::KvSpan>(items * wave_span_bound(layout, n));
+  s.attn_items = arenas->lists.take<kernels::AttnDecodeItem>(items);
+  if (layout.policy.compresses()) carve_selection(arenas, layout, items, n, &s);
+  if (layout.policy.streams()) s.sinks = arenas->data.take<char>(n_tokens * sink_scratch_bytes(layout));
+  s.workspace = arenas->data.take<char>(static_cast<int64_t>(op_workspace(layout, items, n)));
   return s;
 }
 
-int64_t wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n) {
-  Arena counter;
+ScratchBytes wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n) {
+  Arenas counter;
   carve_wave(&counter, layout, n_tokens, n);
-  return counter.used();
+  return used(counter);
 }
 
 }  // namespace skv::kv

@@ -1,4 +1,4 @@
-// Scratch of one wave of a decode step, carved from Context::decode_scratch.
+// Scratch of one wave of a decode step, carved from Context::decode_scratch: lists, and data (see arena.h).
 #pragma once
 
 #include "kernels/ops.h"
@@ -7,16 +7,14 @@
 
 namespace skv::kv {
 
-// Chunks picked for the items of a wave and where they lie: [items, k] each, counts [items].
+// Data: chunks picked for the items of a wave and where they lie: [items, k] each, counts [items].
 struct Picks {
   int32_t *ids, *n_ids, *slots, *miss_chunks, *miss_slots, *n_miss;
 };
 
 // Item i = token * kv_heads + head.
 struct WaveScratch {
-  float* scores;       // [items, n_chunks]
-  float* queries;      // [tokens, q_heads * head_dim], weighed; channel weights only
-  Picks picks;
+  // Lists:
   kernels::KvSpan* spans;
   kernels::BasisSegment* segments;
   kernels::LandmarkScoreItem* score_items;
@@ -25,10 +23,16 @@ struct WaveScratch {
   kernels::ChunkFetchItem* fetch_items;
   kernels::KeyRebuildItem* rebuild_items;
   kernels::AttnDecodeItem* attn_items;
+  kernels::AttnRemainderItem* remainder_items;
+  kernels::GuardSampleItem* sample_items;
+  kernels::GuardGrowItem* grow_items;
+  int32_t* counting;   // 0, 1, 2, ... [kGuardSamples]
+  // Data:
+  float* scores;       // [items, n_chunks]
+  Picks picks;
   // Accuracy guard or estimated remainder only:
   float* log_mass;     // [items, group, n_chunks]
   float* lse;          // [items, group]
-  kernels::AttnRemainderItem* remainder_items;
   // Accuracy guard only:
   Picks extra;             // what it adds to the selection
   int32_t *union_ids, *n_union_ids;  // all that is selected then, ascending
@@ -37,8 +41,6 @@ struct WaveScratch {
   float* sample_weights;   // [items, kGuardSamples]
   char* sample_keys;       // [items, kGuardSamples] of block_bytes
   float* missed;           // [items, group]
-  kernels::GuardSampleItem* sample_items;
-  kernels::GuardGrowItem* grow_items;
   // Streaming only:
   char* sinks;         // [tokens] of sink_scratch_bytes
   void* workspace;
@@ -60,7 +62,7 @@ kernels::AttnRemainderDesc remainder_desc(const Layout& layout);
 // Pieces one token may attend to besides slots, at length n: exact pages, and pages of outliers.
 int64_t wave_span_bound(const Layout& layout, int64_t n);
 // For n_tokens tokens of sequences up to n tokens long.
-WaveScratch carve_wave(Arena* arena, const Layout& layout, int64_t n_tokens, int64_t n);
-int64_t wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n);
+WaveScratch carve_wave(Arenas* arenas, const Layout& layout, int64_t n_tokens, int64_t n);
+ScratchBytes wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n);
 
 }  // namespace skv::kv

@@ -8,7 +8,7 @@
 #include <span>
 
 #include "kernels/ops.h"
-#include "lib/model/model.h"
+#include "lib/model/resident.h"
 
 namespace skv::model {
 
@@ -36,9 +36,12 @@ class Forward {
   virtual void logits(const float* x, int64_t m, float* logits, void* workspace) const = 0;
 };
 
-// Throws Error(SKV_E_MODEL) for a family that is not there. A model opened for its metadata only gives a Forward that
+// config and ops outlive it. Throws Error(SKV_E_MODEL) for a family that is not there. A model opened for its metadata only gives a Forward that
 // answers workspace_bytes() and nothing else. Decode calls must pass m <= kernels::kGemmDecodeRows so that
 // a row's bits do not depend on the batch.
+std::unique_ptr<Forward> make_forward(const Config& config, std::shared_ptr<const Resident> resident,
+                                      const kernels::Ops& ops);
+// On the model's own memory.
 std::unique_ptr<Forward> make_forward(const Model& model, const kernels::Ops& ops);
 
 }  // namespace skv::model

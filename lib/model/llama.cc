@@ -1,6 +1,8 @@
 #include "lib/model/llama.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
 
 namespace skv::model {
 
@@ -13,8 +15,8 @@ int64_t float_bytes(int64_t m, int64_t n) { return aligned(m * n * static_cast<i
 
 }  // namespace
 
-LlamaForward::LlamaForward(const Model& model, const kernels::Ops& ops)
-    : config_(model.config()), weights_(model.weights()), rope_(model.rope()), ops_(ops) {}
+LlamaForward::LlamaForward(const Config& config, std::shared_ptr<const Resident> resident, const kernels::Ops& ops)
+    : config_(config), resident_(std::move(resident)), weights_(resident_->weights()), ops_(ops) {}
 
 int64_t LlamaForward::gemm_bytes(int64_t m) const {
   int64_t most = 0;
@@ -34,12 +36,12 @@ int64_t LlamaForward::gemm_bytes(int64_t m) const {
   }
   // Every layer: a checkpoint may mix element types.
   for (int32_t i = 0; i < config_.layers; ++i) {
-    const LayerWeights& w = weights_->layer(i);
+    const LayerWeights& w = weights_->layers[static_cast<std::size_t>(i)];
     for (const Matrix* matrix : {&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down}) {
       add(matrix->dtype, matrix->rows, matrix->cols);
     }
   }
-  const Matrix& head = weights_->lm_head();
+  const Matrix& head = weights_->lm_head;
   add(head.dtype, head.rows, head.cols);
   return aligned(most);
 }
@@ -80,26 +82,24 @@ void LlamaForward::linear(const Matrix& w, const float* bias, const float* a, in
 
 void LlamaForward::rotate(float* x, int32_t heads, std::span<const RowRange> rows) const {
   const int64_t stride = int64_t{heads} * config_.head_dim;
+  kernels::RopeItem items[kernels::kGemmDecodeRows];
+  std::size_t n = 0;
+  const auto flush = [&] { ops_.rope(resident_->rope(), {items, std::exchange(n, 0)}); };
   for (const RowRange& range : rows) {
-    kernels::RopeArgs args;
-    args.x = x + range.first * stride;
-    args.row_stride = stride;
-    args.n = range.n;
-    args.heads = heads;
-    args.head_dim = config_.head_dim;
-    args.pos = range.pos;
-    ops_.rope(rope_, args);
+    items[n++] = {x + range.first * stride, stride, range.n, heads, config_.head_dim, range.pos, false};
+    if (n == std::size(items)) flush();
   }
+  flush();
 }
 
 void LlamaForward::embed(const int32_t* ids, int64_t m, float* x) const {
-  const Matrix& table = weights_->embedding();
+  const Matrix& table = weights_->embedding;
   ops_.embed(table.data, table.dtype, table.cols, ids, m, x);
 }
 
 void LlamaForward::qkv(int32_t layer, const float* x, int64_t m, std::span<const RowRange> rows, float* q, float* k,
                        float* v, void* workspace) const {
-  const LayerWeights& w = weights_->layer(layer);
+  const LayerWeights& w = weights_->layers[static_cast<std::size_t>(layer)];
   const Scratch s = carve(workspace, m);
   ops_.rms_norm(x, w.input_norm, config_.rms_eps, m, config_.hidden, s.norm);
   linear(w.q, w.q_bias, s.norm, m, q, w.q.rows, false, s.gemm);
@@ -110,7 +110,7 @@ void LlamaForward::qkv(int32_t layer, const float* x, int64_t m, std::span<const
 }
 
 void LlamaForward::finish(int32_t layer, float* x, const float* attn, int64_t m, void* workspace) const {
-  const LayerWeights& w = weights_->layer(layer);
+  const LayerWeights& w = weights_->layers[static_cast<std::size_t>(layer)];
   const Scratch s = carve(workspace, m);
   const int64_t inner = config_.intermediate;
   linear(w.o, w.o_bias, attn, m, x, config_.hidden, true, s.gemm);
@@ -123,8 +123,8 @@ void LlamaForward::finish(int32_t layer, float* x, const float* attn, int64_t m,
 
 void LlamaForward::logits(const float* x, int64_t m, float* logits, void* workspace) const {
   const Scratch s = carve(workspace, m);
-  ops_.rms_norm(x, weights_->final_norm(), config_.rms_eps, m, config_.hidden, s.norm);
-  const Matrix& head = weights_->lm_head();
+  ops_.rms_norm(x, weights_->final_norm, config_.rms_eps, m, config_.hidden, s.norm);
+  const Matrix& head = weights_->lm_head;
   linear(head, nullptr, s.norm, m, logits, head.rows, false, s.gemm);
 }
 

@@ -7,8 +7,8 @@ namespace skv::model {
 
 class LlamaForward final : public Forward {
  public:
-  // model and ops must outlive this. Without weights only workspace_bytes() may be called.
-  LlamaForward(const Model& model, const kernels::Ops& ops);
+  // config and ops must outlive this. Without weights only workspace_bytes() may be called.
+  LlamaForward(const Config& config, std::shared_ptr<const Resident> resident, const kernels::Ops& ops);
 
   int64_t workspace_bytes(int64_t m) const override;
   void embed(const int32_t* ids, int64_t m, float* x) const override;
@@ -32,8 +32,8 @@ class LlamaForward final : public Forward {
   void rotate(float* x, int32_t heads, std::span<const RowRange> rows) const;
 
   const Config& config_;
-  const Weights* weights_;  // null: the model was opened for its metadata only
-  const kernels::RopeView& rope_;
+  std::shared_ptr<const Resident> resident_;
+  const WeightTable* weights_;  // null: the model was opened for its metadata only
   const kernels::Ops& ops_;
 };
 

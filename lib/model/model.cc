@@ -2,6 +2,8 @@
 
 #include "kernels/rope/rope_tables.h"
 #include "lib/base/file.h"
+#include "lib/base/status.h"
+#include "lib/model/resident.h"
 #include "lib/model/rope_frequencies.h"
 
 namespace skv::model {
@@ -27,5 +29,19 @@ Model::Model(const std::string& directory, bool metadata_only, MemoryAccount& ac
 }
 
 Model::~Model() = default;
+
+std::shared_ptr<const Resident> Model::resident(MemoryAccount& account, const kernels::Ops& ops) const {
+  const std::lock_guard lock(copies_mutex_);
+  for (const Copies& copies : copies_) {
+    if (copies.account != &account) continue;
+    if (auto resident = copies.resident.lock()) return resident;
+  }
+  auto resident = std::make_shared<const Resident>(*this, account, ops);
+  ops.wait();
+  if (ops.failure()[0] != '\0') fail(SKV_E_DEVICE_LOST, "weights to the device: %s", ops.failure());
+  std::erase_if(copies_, [](const Copies& copies) { return copies.resident.expired(); });
+  copies_.push_back({&account, resident});
+  return resident;
+}
 
 }  // namespace skv::model

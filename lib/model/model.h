@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
-#include "kernels/common/rope_view.h"
+#include "kernels/ops.h"
 #include "lib/base/memory.h"
 #include "lib/model/chat.h"
 #include "lib/model/config.h"
@@ -12,6 +14,8 @@
 #include "lib/model/weights.h"
 
 namespace skv::model {
+
+class Resident;  // resident.h
 
 class Model {
  public:
@@ -23,15 +27,26 @@ class Model {
   const Tokenizer* tokenizer() const { return tokenizer_.get(); }
   const Weights* weights() const { return weights_.get(); }
   const ChatFormat& chat() const { return chat_; }
-  const kernels::RopeView& rope() const { return rope_; }  // covers max_positions
+  const kernels::RopeView& rope() const { return rope_; }  // covers max_positions; in host memory
+
+  // Copies for the ops of one device, shared by all who ask for the same account; made where there is none yet.
+  // Thread-safe. Throws Error(SKV_E_BUDGET / SKV_E_NOMEM / SKV_E_DEVICE_LOST).
+  std::shared_ptr<const Resident> resident(MemoryAccount& account, const kernels::Ops& ops) const;
 
  private:
+  struct Copies {
+    const MemoryAccount* account;
+    std::weak_ptr<const Resident> resident;
+  };
+
   Config config_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<Weights> weights_;
   ChatFormat chat_;
   TaggedArray<float> rope_tables_;
   kernels::RopeView rope_;
+  mutable std::mutex copies_mutex_;
+  mutable std::vector<Copies> copies_;
 };
 
 }  // namespace skv::model

@@ -30,12 +30,12 @@ struct Weights::Impl {
   Impl(const std::string& directory, const Config& config, MemoryAccount& account)
       : files(directory), config(config), account(account) {
     const int64_t hidden = config.hidden;
-    embedding = matrix("model.embed_tokens.weight", config.vocab, hidden);
-    lm_head = config.tied_embeddings ? embedding : matrix("lm_head.weight", config.vocab, hidden);
-    vector(final_norm, "model.norm.weight", hidden);
-    layers.resize(static_cast<std::size_t>(config.layers));
+    table.embedding = matrix("model.embed_tokens.weight", config.vocab, hidden);
+    table.lm_head = config.tied_embeddings ? table.embedding : matrix("lm_head.weight", config.vocab, hidden);
+    vector(table.final_norm, "model.norm.weight", hidden);
+    table.layers.resize(static_cast<std::size_t>(config.layers));
     for (int32_t i = 0; i < config.layers; ++i)
-      read_layer(layers[static_cast<std::size_t>(i)], "model.layers." + std::to_string(i) + ".");
+      read_layer(table.layers[static_cast<std::size_t>(i)], "model.layers." + std::to_string(i) + ".");
     widen_vectors();
   }
 
@@ -120,9 +120,7 @@ struct Weights::Impl {
   TaggedArray<float> vectors;  // every norm and bias, widened
   std::vector<Pending> pending;
   std::vector<Buffer> copies;  // of matrices that the file does not align
-  Matrix embedding, lm_head;
-  const float* final_norm = nullptr;
-  std::vector<LayerWeights> layers;
+  WeightTable table;
 };
 
 Weights::Weights(const std::string& directory, const Config& config, MemoryAccount& account)
@@ -130,10 +128,7 @@ Weights::Weights(const std::string& directory, const Config& config, MemoryAccou
 
 Weights::~Weights() = default;
 
-const Matrix& Weights::embedding() const { return impl_->embedding; }
-const Matrix& Weights::lm_head() const { return impl_->lm_head; }
-const float* Weights::final_norm() const { return impl_->final_norm; }
-const LayerWeights& Weights::layer(int32_t i) const { return impl_->layers[static_cast<std::size_t>(i)]; }
+const WeightTable& Weights::table() const { return impl_->table; }
 int64_t Weights::mapped_bytes() const { return impl_->files.mapped_bytes(); }
 
 }  // namespace skv::model

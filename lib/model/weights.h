@@ -27,6 +27,13 @@ struct LayerWeights {
   const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
 };
 
+struct WeightTable {
+  Matrix embedding;
+  Matrix lm_head;  // the embedding when tied
+  const float* final_norm = nullptr;
+  std::vector<LayerWeights> layers;
+};
+
 class Weights {
  public:
   // Maps model.safetensors, or the shards of model.safetensors.index.json. Every tensor's presence, dtype, shape and
@@ -36,10 +43,7 @@ class Weights {
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
 
-  const Matrix& embedding() const;
-  const Matrix& lm_head() const;  // the embedding when tied
-  const float* final_norm() const;
-  const LayerWeights& layer(int32_t i) const;
+  const WeightTable& table() const;
   int64_t mapped_bytes() const;
 
  private:

@@ -1,0 +1,156 @@
+// A CUDA stream as ops see it: launches, and the lists (items, spans, page pointers) that a launch reads on the device.
+//
+//   void some_op_cuda(cuda::Stream& stream, const Desc& desc, std::span<const Item> items) {
+//     cuda::Lists lists(stream);
+//     auto list = lists.copy(items);                        // a copy that the device will see
+//     for (Item& item : list) lists.localize(item.rows);    // host pointers in it become the device's
+//     cuda::launch(some_kernel, grid, block, shared_bytes, stream, desc, list.device());
+//   }
+//
+// Errors are sticky and never thrown: after the first one nothing is launched any more and failure() says why. One thread
+// at a time.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/common/digest_format.h"
+#include "kernels/common/paged.h"
+
+namespace skv::cuda {
+
+class Products;  // cuda_products.h
+
+// A kernel with its shape and its arguments by address.
+struct Launch {
+  const void* kernel = nullptr;
+  void (*call)(const void* kernel, void* const* args) = nullptr;  // set where the host executes kernels
+  dim3 grid;
+  dim3 block;
+  std::size_t shared_bytes = 0;
+  void* const* args = nullptr;
+};
+
+// Device: cudaLaunchKernel. Test harness: runs the kernel here and now.
+cudaError_t launch_kernel(const Launch& launch, cudaStream_t stream);
+
+// n elements that the host writes now and the device reads once launched.
+template <class T>
+class Staged {
+ public:
+  Staged(T* host, const T* device, int64_t n) : host_(host), device_(device), n_(n) {}
+  T* begin() const { return host_; }
+  T* end() const { return host_ + n_; }
+  T& operator[](int64_t i) const { return host_[i]; }
+  int64_t size() const { return n_; }
+  const T* device() const { return device_; }
+
+ private:
+  T* host_;
+  const T* device_;
+  int64_t n_;
+};
+
+// Where lists are written and where the device reads them: pinned host memory and device memory of equal size.
+struct StagingMemory {
+  char* host = nullptr;
+  char* device = nullptr;
+  int64_t bytes = 0;
+};
+
+class Stream {
+ public:
+  // The memory outlives the stream object; products may be null where no op of it is used.
+  Stream(cudaStream_t stream, const StagingMemory& memory, Products* products);
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  void launch(const Launch& launch);
+  void copy(void* to, const void* from, int64_t bytes);
+  void fill(void* to, uint8_t byte, int64_t bytes);
+  void upload(void* to, const void* host, int64_t bytes);
+  void download(void* host, const void* from, int64_t bytes);
+  void wait();
+
+  // Space for lists, to be written until the next launch; 64-byte aligned. Null after a failure, or where what is staged
+  // for one launch outgrows a quarter of the memory (a failure).
+  void* stage(int64_t bytes);
+  const void* device_address(const void* staged) const;
+
+  cudaStream_t handle() const { return stream_; }
+  Products* products() const { return products_; }
+  bool ok() const { return failure_.empty(); }
+  const char* failure() const { return failure_.c_str(); }
+  void fail(const char* what, const char* why);
+  bool check(cudaError_t error, const char* what);
+
+ private:
+  static constexpr int kParts = 4;
+  int64_t part_bytes() const { return memory_.bytes / kParts; }
+  bool next_part();
+  void flush();  // staged bytes to the device
+
+  cudaStream_t stream_;
+  StagingMemory memory_;
+  Products* products_;
+  cudaEvent_t entered_[kParts] = {};  // recorded when a part was begun
+  int part_ = 0;
+  int64_t used_ = 0;     // of the whole memory; within the part
+  int64_t flushed_ = 0;
+  // Staged in parts that were left since the last flush: the host may still write there.
+  struct Range {
+    int64_t from, to;
+  };
+  Range left_[kParts] = {};
+  int n_left_ = 0;
+  int64_t unflushed_ = 0;  // bytes
+  std::string failure_;
+};
+
+// The lists of one op call. Arrays that several items share are copied once.
+class Lists {
+ public:
+  explicit Lists(Stream& stream) : stream_(stream) {}
+
+  template <class T>
+  Staged<T> make(int64_t n) {  // not initialised
+    T* host = static_cast<T*>(stream_.stage(n * static_cast<int64_t>(sizeof(T))));
+    return {host, static_cast<const T*>(stream_.device_address(host)), host ? n : 0};
+  }
+  template <class T>
+  Staged<T> copy(std::span<const T> from) {
+    Staged<T> list = make<T>(static_cast<int64_t>(from.size()));
+    for (int64_t i = 0; i < list.size(); ++i) list[i] = from[static_cast<std::size_t>(i)];
+    return list;
+  }
+  // A host array, for the device.
+  template <class T>
+  const T* shared(const T* from, int64_t n) {
+    return static_cast<const T*>(shared_bytes(from, n * static_cast<int64_t>(sizeof(T))));
+  }
+  void localize(kernels::PagedRows& rows) { rows.pages = shared(rows.pages, rows.n_pages); }
+  void localize(kernels::DigestRows& digest) {
+    localize(digest.rows);
+    localize(digest.scales);
+    localize(digest.variances);
+  }
+
+ private:
+  struct Known {
+    const void* host;
+    int64_t bytes;
+    const void* device;
+  };
+  const void* shared_bytes(const void* from, int64_t bytes);
+
+  Stream& stream_;
+  std::vector<Known> known_;
+};
+
+}  // namespace skv::cuda
