@@ -20,7 +20,7 @@ done
 .ci/install.sh build
 build=build/demo
 if [ ! -f $build/build.ninja ]; then
-  meson setup $build --buildtype=release -Dtests=false >&2
+  meson setup $build --buildtype=release -Dtests=false -Dcuda=disabled >&2
 fi
 ninja -C $build examples/shell/shadowkv >&2
 

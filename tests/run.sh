@@ -1,8 +1,8 @@
 #!/bin/bash
 # Sets up what is missing (Debian 12, root or sudo), builds, and runs the tests.
 #   tests/run.sh         release build, every test
-#   tests/run.sh --all   the same tests under ASan and UBSan, those of several threads under TSan, and all of them without
-#                        oneDNN and LAPACK
+#   tests/run.sh --all   the same tests, and CUDA kernels executed on the host, under ASan and UBSan; those of several threads
+#                        under TSan; all of them with the CUDA module (nvcc) and without oneDNN and LAPACK
 # The last line sums the test cases. Exit status 0 only if some ran and none failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -35,17 +35,20 @@ run() {
 }
 
 if [ "${1:-}" = --all ]; then
+  cuda=auto
+  [ -z "${CI:-}" ] || cuda=enabled
   ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    run asan "-Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=address,undefined -Db_lundef=false" \
+    run asan "-Dcuda=disabled -Dhost_kernels=true -Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=address,undefined -Db_lundef=false" \
     "--timeout-multiplier 5"
   # libgomp is not instrumented: one OpenMP thread each, several host threads. A child of fork() that begins anew starts
   # threads, which TSan refuses unless told.
   OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:die_after_fork=0 \
-    run tsan "-Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=thread -Db_lundef=false" \
+    run tsan "-Dcuda=disabled -Doptimization=1 -Ddebug=true -Db_ndebug=false -Db_sanitize=thread -Db_lundef=false" \
     "--timeout-multiplier 5 base_executor_test base_memory_test handle_table_test fail_concurrency_test"
-  run plain "--buildtype=release -Donednn=disabled -Dlapack=disabled" ""
+  # Unattended (CI is set), a missing nvcc is a failure; elsewhere there is no module to build then.
+  run plain "--buildtype=release -Dcuda=$cuda -Dhost_kernels=true -Donednn=disabled -Dlapack=disabled" ""
 else
-  run release "--buildtype=release" ""
+  run release "--buildtype=release -Dcuda=disabled" ""
 fi
 
 awk '{ failed += $1; passed += $2; if ($1) print "failed: " $3 } END { print passed + 0 " passed, " failed + 0 " failed"

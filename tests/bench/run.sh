@@ -16,7 +16,7 @@ esac
 
 .ci/install.sh build test
 dir=build/release
-[ -f $dir/build.ninja ] || meson setup $dir --buildtype=release >&2
+[ -f $dir/build.ninja ] || meson setup $dir --buildtype=release -Dcuda=disabled >&2
 SKV_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD 2>/dev/null || SKV_COMMIT+=-changed
 export SKV_COMMIT

@@ -332,8 +332,8 @@ void Generator::scale_head(std::vector<float>* q, int32_t head, double factor) c
 
 void Generator::rotate(std::vector<float>* rows, int32_t heads, int64_t position) const {
   const int64_t width = int64_t{heads} * options_.head_dim;
-  kernels::rope_cpu(rope_->view,
-                    {rows->data(), width, std::ssize(*rows) / width, heads, options_.head_dim, position, false});
+  const kernels::RopeItem turn = {rows->data(), width, std::ssize(*rows) / width, heads, options_.head_dim, position, false};
+  kernels::rope_cpu(rope_->view, {&turn, 1});
 }
 
 // By part, as each is scaled by what it does to logits.

@@ -95,8 +95,9 @@ Best best(const Trace& trace) {
 // Rows of `heads` heads before RoPE; the first is at this position.
 std::vector<float> unrotated(const Trace& trace, std::vector<float> rows, int32_t heads, int64_t position) {
   const int64_t width = int64_t{heads} * trace.geometry.head_dim;
-  kernels::rope_cpu(trace.rope->view,
-                    {rows.data(), width, std::ssize(rows) / width, heads, trace.geometry.head_dim, position, true});
+  const kernels::RopeItem undo = {rows.data(), width, std::ssize(rows) / width, heads, trace.geometry.head_dim, position,
+                                  true};
+  kernels::rope_cpu(trace.rope->view, {&undo, 1});
   return rows;
 }
 std::vector<float> unrotated_prompt(const Trace& trace) {

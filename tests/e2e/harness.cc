@@ -73,8 +73,9 @@ void prefill(engine::Session& session, skv_seq seq, const Tokens& prompt) {
 }
 
 Logits kept_logits(const engine::Session& session, skv_seq seq) {
-  const auto kept = session.logits(seq);
-  return {kept.begin(), kept.end()};
+  Logits kept(static_cast<std::size_t>(session.model().config().vocab));
+  session.copy_logits(seq, kept.data(), std::ssize(kept));
+  return kept;
 }
 
 void decode(engine::Session& session, std::vector<Row>& rows) {

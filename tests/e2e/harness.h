@@ -56,7 +56,7 @@ class Host {
 
   engine::SessionConfig config(const skv_kv_params& kv, const AdjustSession& adjust = {}) const;
   std::unique_ptr<engine::Session> session(const skv_kv_params& kv, const AdjustSession& adjust = {}) const;
-  MemoryAccount& account() const { return runtime_->account(0); }
+  MemoryAccount& account(int32_t device = 0) const { return runtime_->account(device); }
   const model::Model& model() const { return *model_; }
   int32_t vocab() const { return model_->config().vocab; }
   Tokens random_tokens(int64_t n, uint64_t seed) const;

@@ -146,18 +146,18 @@ TEST(Rows, too_many_fail_the_whole_call) {
 TEST(Rows, logits_modes_keep_what_they_say) {
   const auto session = full_session();
   const skv_seq seq = session->open(SKV_AUTO);
-  EXPECT_EQ(status_of([&] { session->logits(seq); }), SKV_E_STATE);
+  EXPECT_EQ(status_of([&] { kept_logits(*session, seq); }), SKV_E_STATE);
   EXPECT_EQ(status_of([&] { session->sample(seq); }), SKV_E_STATE);
   prefill(*session, seq, host().random_tokens(10, 1));
-  EXPECT_EQ(session->logits(seq).size(), static_cast<std::size_t>(host().vocab()));
+  EXPECT_EQ(kept_logits(*session, seq).size(), static_cast<std::size_t>(host().vocab()));
   const int32_t token = 3;
   skv_row row{};
   row.seq = seq, row.tokens = &token, row.n_tokens = 1;
   session->step({&row, 1}, {}, nullptr);
-  EXPECT_EQ(status_of([&] { session->logits(seq); }), SKV_E_STATE) << "they are of an older token";
+  EXPECT_EQ(status_of([&] { kept_logits(*session, seq); }), SKV_E_STATE) << "they are of an older token";
   row.sample = 1;
   session->step({&row, 1}, {}, nullptr);
-  const auto kept = session->logits(seq);
+  const Logits kept = kept_logits(*session, seq);
   EXPECT_EQ(row.sampled_token, std::max_element(kept.begin(), kept.end()) - kept.begin());
 }
 
@@ -245,10 +245,10 @@ TEST_P(Truncate, then_decode_equals_a_fresh_sequence) {
   decode_each(*session, cut, dropped);
   decode_each(*session, fresh, Tokens(dropped.begin(), dropped.begin() + 8));
   session->truncate(cut, 220);
-  EXPECT_FALSE(session->logits(cut).empty()) << "the length was the present one";
+  EXPECT_FALSE(kept_logits(*session, cut).empty()) << "the length was the present one";
   session->truncate(cut, 208);
   EXPECT_EQ(session->length(cut), 208);
-  EXPECT_EQ(status_of([&] { session->logits(cut); }), SKV_E_STATE);
+  EXPECT_EQ(status_of([&] { kept_logits(*session, cut); }), SKV_E_STATE);
   const std::vector<Logits> want = decode_each(*session, fresh, next), got = decode_each(*session, cut, next);
   for (std::size_t i = 0; i < next.size(); ++i) expect_same(got[i], want[i], "token " + std::to_string(i));
 }

@@ -51,7 +51,7 @@ TEST_P(Transformers, prompt_in_one_block_matches) {
   const Host host(want.directory);
   const auto session = host.session(full_kv(SKV_DTYPE_F32), [](auto& p) { p.prefill_block_tokens = 512; });
   const skv_seq seq = start(*session, want.prompt);
-  const bool f32 = host.model().weights()->layer(0).q.dtype == DType::f32;
+  const bool f32 = host.model().weights()->table().layers[0].q.dtype == DType::f32;
   const Logits last = prompt_logits(want, want.positions.size() - 1);
   expect_near(kept_logits(*session, seq), last, f32 ? 1e-3 : 5e-2, "prompt");
 }

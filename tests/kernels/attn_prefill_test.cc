@@ -1,13 +1,13 @@
 #include "kernels/attn_prefill/attn_prefill.h"
 
 #include <memory>
+#include <numeric>
 
 #include "tests/kernels/kernel_test.h"
 
 namespace skv::test {
 namespace {
 
-using kernels::attn_prefill_cpu;
 using kernels::attn_prefill_ref;
 using kernels::attn_prefill_supports;
 using kernels::attn_prefill_workspace_bytes;
@@ -64,7 +64,7 @@ struct Queries {
 // Exactly the bytes that the op asked for, between canaries.
 void run(const AttnPrefillDesc& desc, std::span<const AttnPrefillItem> items) {
   Buffer<char> workspace(static_cast<int64_t>(attn_prefill_workspace_bytes(desc)), 64);
-  attn_prefill_cpu(desc, items, workspace.data());
+  tested_ops().attn_prefill(desc, items, workspace.data());
 }
 
 float tolerance(const AttnPrefillDesc& desc) { return desc.dtype == DType::f32 ? 2e-5f : 4e-2f; }
@@ -106,7 +106,8 @@ TEST(AttnPrefill, matches_the_reference_for_every_shape) {
         const int32_t group = rng.pick({1, 2, 3, 4, 7, 8});
         const AttnPrefillDesc desc{dtype, head_dim, group, 1.0f / std::sqrt(static_cast<float>(head_dim))};
         ASSERT_TRUE(attn_prefill_supports(desc));
-        const int64_t total = rng.integer(1, 300), n_q = rng.integer(1, std::min<int64_t>(total, 90));
+        const int64_t total = rng.integer(1, tested_slowly() ? 150 : 300);
+        const int64_t n_q = rng.integer(1, std::min<int64_t>(total, tested_slowly() ? 20 : 90));
         const History history(rng, desc, random_lengths(rng, total), rng.pick({Fill::normal, Fill::ties}));
         Queries queries(rng, desc, n_q);
         compare(queries, history.spans, rng.integer(0, total - n_q), false, "random");
@@ -120,12 +121,13 @@ TEST(AttnPrefill, biased_keys_and_sharp_scores_stay_accurate) {
   Random rng;
   for_each_target([&] {
     const AttnPrefillDesc desc{DType::f32, 64, 2, 0.125f};
+    const int64_t n = tested_slowly() ? 12 : 50;
     const History biased(rng, desc, {64, 64, 40}, Fill::biased);
-    Queries queries(rng, desc, 50, 0.01f);
-    compare(queries, biased.spans, 118, false, "biased");
+    Queries queries(rng, desc, n, 0.01f);
+    compare(queries, biased.spans, 168 - n, false, "biased");
     const History history(rng, desc, {64, 64, 40}, Fill::normal);
-    Queries sharp(rng, desc, 50, 3.0f);
-    compare(sharp, history.spans, 118, false, "sharp");
+    Queries sharp(rng, desc, n, 3.0f);
+    compare(sharp, history.spans, 168 - n, false, "sharp");
   });
 }
 
@@ -178,15 +180,16 @@ TEST(AttnPrefill, merging_tiles_of_history_equals_one_pass) {
     for (DType dtype : {DType::f32, DType::bf16}) {
       const AttnPrefillDesc desc{dtype, 64, 2, 0.125f};
       const History history(rng, desc, {64, 64, 64, 64, 64}, Fill::normal);
-      Queries queries(rng, desc, 100);
+      const int64_t n = tested_slowly() ? 25 : 100, pos = 300 - n;
+      Queries queries(rng, desc, n);
       Buffer<float> out(queries.out.size(), 4), lse(queries.lse.size(), 4);
       std::fill_n(out.data(), out.size(), 77.0f);
       std::fill_n(lse.data(), lse.size(), 77.0f);
-      const AttnPrefillItem whole = queries.item(history.spans, 200, false, out.data(), lse.data());
+      const AttnPrefillItem whole = queries.item(history.spans, pos, false, out.data(), lse.data());
       attn_prefill_ref(desc, {&whole, 1}, nullptr);
       for (std::size_t i = 0; i < history.spans.size(); ++i) {
         const std::vector<KvSpan> part = {history.spans[history.spans.size() - 1 - i]};
-        compare(queries, part, 200, i > 0, "one tile");
+        compare(queries, part, pos, i > 0, "one tile");
       }
       expect_close(queries.out.span(), out.span(), tolerance(desc), "merged out");
       expect_close(queries.lse.span(), lse.span(), tolerance(desc), "merged lse");
@@ -197,14 +200,61 @@ TEST(AttnPrefill, merging_tiles_of_history_equals_one_pass) {
 TEST(AttnPrefill, spans_out_of_order_and_with_gaps_are_seen_by_position) {
   Random rng;
   for_each_target([&] {
-    const AttnPrefillDesc desc{DType::f32, 48, 3, 0.15f};
-    History history(rng, desc, {30, 5, 0, 64, 17, 40}, Fill::normal, 3);
-    Queries queries(rng, desc, 60);
-    compare(queries, history.spans, 60, false, "gaps");
-    std::swap(history.spans[0], history.spans[3]);
-    std::swap(history.spans[1], history.spans[5]);
-    Queries again(rng, desc, 60);
-    compare(again, history.spans, 60, false, "out of order");
+    for (const AttnPrefillDesc& desc : {AttnPrefillDesc{DType::f32, 48, 3, 0.15f},
+                                        AttnPrefillDesc{DType::bf16, 96, 3, 0.1f}}) {
+      History history(rng, desc, {30, 5, 0, 64, 17, 40}, Fill::normal, 3);
+      const int64_t n = tested_slowly() ? 20 : 60, pos = 120 - n;
+      Queries queries(rng, desc, n);
+      compare(queries, history.spans, pos, false, "gaps");
+      std::swap(history.spans[0], history.spans[3]);
+      std::swap(history.spans[1], history.spans[5]);
+      Queries again(rng, desc, n);
+      compare(again, history.spans, pos, false, "out of order");
+    }
+  });
+}
+
+// Spans that each end a tile, for their positions descend: more of them in the future than are looked at at a time.
+TEST(AttnPrefill, many_spans_in_the_future_are_passed_over) {
+  Random rng;
+  for_each_target([&] {
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      const AttnPrefillDesc desc{dtype, 32, 1, 0.2f};
+      History history(rng, desc, std::vector<int32_t>(70, 1), Fill::normal);
+      std::reverse(history.spans.begin(), history.spans.end());
+      Queries queries(rng, desc, tested_slowly() ? 3 : 66);
+      compare(queries, history.spans, tested_slowly() ? 1 : 2, false, "descending");
+    }
+  });
+}
+
+// Many items may be worked off in other shapes than one: rows of several warps, and of both halves of one.
+TEST(AttnPrefill, rows_among_many_items_are_the_same) {
+  Random rng;
+  for_each_target([&] {
+    const AttnPrefillDesc desc{DType::bf16, rng.pick({32, 64, 80}), 12, 0.15f};
+    const History history(rng, desc, {40, 13}, Fill::normal);
+    Queries queries(rng, desc, 3), one(rng, desc, 3);
+    std::copy_n(queries.q.data(), 3 * desc.group * desc.head_dim, one.q.data());
+    one.q_stride = desc.group * desc.head_dim;
+    for (int64_t t = 0; t < 3; ++t) {
+      std::copy_n(queries.q.data() + t * queries.q_stride, one.q_stride, one.q.data() + t * one.q_stride);
+    }
+    const AttnPrefillItem alone = queries.item(history.spans, 50, false, queries.out.data(), queries.lse.data());
+    run(desc, {&alone, 1});
+    const int64_t row = desc.group * desc.head_dim, n_items = 140;
+    Buffer<float> out(n_items * 3 * row, 4);
+    std::vector<AttnPrefillItem> items;
+    for (int64_t i = 0; i < n_items; ++i) {
+      items.push_back(one.item(history.spans, 50, false, out.data() + i * 3 * row, nullptr));
+      items.back().out_stride = row;
+    }
+    run(desc, items);
+    for (int64_t i = 0; i < n_items * 3; ++i) {
+      expect_same_bytes(out.data() + i * row, queries.out.data() + i % 3 * queries.out_stride,
+                        static_cast<std::size_t>(row) * 4, name(desc, 3, 50, "many items"));
+      if (HasFatalFailure()) return;
+    }
   });
 }
 
@@ -212,18 +262,24 @@ TEST(AttnPrefill, how_a_prompt_is_cut_changes_no_bit) {
   Random rng;
   for_each_target([&] {
     for (DType dtype : {DType::f32, DType::bf16}) {
-      const AttnPrefillDesc desc{dtype, rng.pick({64, 80, 128}), rng.pick({1, 2, 3, 8}), 0.1f};
-      const std::vector<int32_t> lengths = {64, 64, 64, 64, 44};
-      const History history(rng, desc, lengths, Fill::normal);
-      Queries queries(rng, desc, 300);
+      const int32_t group = tested_slowly() ? rng.pick({1, 2, 3}) : rng.pick({1, 2, 3, 8});
+      const AttnPrefillDesc desc{dtype, rng.pick({64, 80, 128}), group, 0.1f};
+      const std::vector<int32_t> lengths = tested_slowly() ? std::vector<int32_t>{64, 56}
+                                                           : std::vector<int32_t>{64, 64, 64, 64, 44};
+      const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+      History history(rng, desc, lengths, Fill::normal);
+      if (rng.chance(0.5)) {  // an infinity reaches the rows that see it in whatever way their block meets it
+        store_f32(history.v[0]->data(), dtype, rng.integer(0, 64 * desc.head_dim - 1), rng.pick({kInf, -kInf}));
+      }
+      Queries queries(rng, desc, total);
       const AttnPrefillItem whole = queries.item(history.spans, 0, false, queries.out.data(), queries.lse.data());
       run(desc, {&whole, 1});
       Buffer<float> out(queries.out.size(), 4), lse(queries.lse.size(), 4);
       std::copy_n(queries.out.data(), out.size(), out.data());
       std::copy_n(queries.lse.data(), lse.size(), lse.data());
-      for (int64_t begin = 0; begin < 300;) {
-        const int64_t wanted = rng.pick({int64_t{1}, rng.integer(1, 20), rng.integer(60, 130)});
-        const int64_t n = std::min<int64_t>(300 - begin, wanted);
+      for (int64_t begin = 0; begin < total;) {
+        const int64_t wanted = rng.pick({int64_t{1}, rng.integer(1, 20), rng.integer(total / 5, total / 2)});
+        const int64_t n = std::min<int64_t>(total - begin, wanted);
         std::vector<KvSpan> known = history.spans;  // only what has been computed by then: the last page is part full
         while (known.back().pos >= begin + n) known.pop_back();
         known.back().n = static_cast<int32_t>(std::min<int64_t>(known.back().n, begin + n - known.back().pos));
@@ -242,9 +298,9 @@ TEST(AttnPrefill, how_a_prompt_is_cut_changes_no_bit) {
         begin += n;
       }
       expect_same_bytes(out.data(), queries.out.data(), static_cast<std::size_t>(out.size()) * 4,
-                        name(desc, 300, 0, "out"));
+                        name(desc, total, 0, "out"));
       expect_same_bytes(lse.data(), queries.lse.data(), static_cast<std::size_t>(lse.size()) * 4,
-                        name(desc, 300, 0, "lse"));
+                        name(desc, total, 0, "lse"));
       if (HasFatalFailure()) return;
     }
   });
@@ -256,7 +312,7 @@ TEST(AttnPrefill, other_items_and_threads_change_no_bit) {
   std::vector<std::unique_ptr<History>> histories;
   std::vector<std::unique_ptr<Queries>> queries;
   std::vector<AttnPrefillItem> items;
-  for (int64_t n : {150, 3, 77}) {
+  for (int64_t n : tested_slowly() ? std::vector<int64_t>{30, 3, 17} : std::vector<int64_t>{150, 3, 77}) {
     histories.push_back(std::make_unique<History>(rng, desc, random_lengths(rng, n + 40), Fill::normal));
     queries.push_back(std::make_unique<Queries>(rng, desc, n));
     Queries& q = *queries.back();
@@ -283,15 +339,18 @@ TEST(AttnPrefill, nan_reaches_only_the_rows_that_see_it) {
         const AttnPrefillDesc desc{dtype, 64, 2, 0.125f};
         History history(rng, desc, {64, 64, 64}, Fill::normal);
         store_f32((in_key ? history.k : history.v)[1]->data(), dtype, 37 * 64 + 63, kNan);  // the key at position 101
-        Queries queries(rng, desc, 150);
-        queries.q[20 * queries.q_stride + 64] = kNan;  // token 20, second head
-        const AttnPrefillItem item = queries.item(history.spans, 30, false, queries.out.data(), queries.lse.data());
+        const int64_t n = tested_slowly() ? 25 : 150, pos = tested_slowly() ? 90 : 30;
+        Queries queries(rng, desc, n);
+        queries.q[5 * queries.q_stride + 64] = kNan;  // token 5, second head
+        const AttnPrefillItem item = queries.item(history.spans, pos, false, queries.out.data(), queries.lse.data());
         run(desc, {&item, 1});
-        for (int64_t t = 0; t < 150; ++t) {
+        for (int64_t t = 0; t < n; ++t) {
           for (int64_t g = 0; g < 2; ++g) {
-            const bool hit = 30 + t >= 101 || (t == 20 && g == 1);
+            const bool hit = pos + t >= 101 || (t == 5 && g == 1);
             ASSERT_EQ(std::isnan(queries.out[t * queries.out_stride + g * 64 + 63]), hit)
                 << "token " << t << " in_key " << in_key;
+            ASSERT_EQ(std::isnan(queries.out[t * queries.out_stride + g * 64 + 62]),
+                      in_key ? hit : t == 5 && g == 1) << "token " << t << " in_key " << in_key;
           }
         }
       }
@@ -338,7 +397,8 @@ void bench_shape(const char* variant, DType dtype, int32_t head_dim, int32_t gro
                         .bytes = static_cast<double>(heads * head_bytes), .flops = 4.0 * group * head_dim * pairs};
   run_bench(result, [&](int64_t sample) {
     const std::size_t first = static_cast<std::size_t>(sample % layers * heads);
-    attn_prefill_cpu(desc, std::span(items).subspan(first, static_cast<std::size_t>(heads)), workspace.data());
+    const auto layer = std::span(items).subspan(first, static_cast<std::size_t>(heads));
+    tested_ops().attn_prefill(desc, layer, workspace.data());
   });
 }
 

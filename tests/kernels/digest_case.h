@@ -30,7 +30,8 @@ struct Pages {
       buffers.push_back(std::make_unique<Buffer<char>>(std::min(left, rows_per_page) * row_bytes + kOffset));
       list.push_back(buffers.back()->data());
     }
-    return {list.data(), kOffset, rows_per_page, static_cast<int32_t>(row_bytes)};
+    return {list.data(), kOffset, rows_per_page, static_cast<int32_t>(row_bytes),
+            static_cast<int32_t>(list.size())};
   }
 };
 
@@ -137,10 +138,12 @@ inline void write_digest(Random& rng, std::span<const float> source, int32_t j, 
   }
 }
 
-// error: sums in f32; |dq . k| <= (half a step of q) sqrt(D) |k|.
+// error: sums in f32, on tensor cores with q as two bf16 and sums cut off instead of rounded where digests are bf16;
+// |dq . k| <= (half a step of q) sqrt(D) |k|.
 inline void bound_errors(DigestCase* c) {
   const DigestFormat& f = c->desc.format;
   const auto dim = static_cast<std::size_t>(f.head_dim);
+  const double rounding = !c->coded() && f.dtype == DType::bf16 ? 0x1p-18 : 0x1p-20;
   for (int32_t g = 0; g < c->desc.group; ++g) {
     const auto head = c->q->span().subspan(static_cast<std::size_t>(g) * dim, dim);
     std::vector<float> q(head.begin(), head.end());
@@ -149,7 +152,7 @@ inline void bound_errors(DigestCase* c) {
     const double spread = std::pow(c->desc.scale * norm(q), 2) * c->variance;
     const double of_q = c->coded() ? c->desc.scale * half_step * std::sqrt(f.head_dim) * c->key_norm : 0.0;
     c->amplitude = std::max(c->amplitude, logit);
-    c->error = std::max(c->error, 0x1p-20 * (4 + logit + spread) + of_q);
+    c->error = std::max(c->error, rounding * (4 + logit + spread) + of_q);
   }
 }
 
@@ -216,6 +219,30 @@ inline void poison_digest(Random& rng, const DigestCase& c, int32_t j) {
     const int64_t size = f.row_bytes() / dtype_bytes(f.dtype);
     store_f32(c.item.digest.rows.row(j), f.dtype, rng.integer(0, size - 1), std::numeric_limits<float>::quiet_NaN());
   }
+}
+
+// Rows of a test that needs more than one split or unit of work.
+inline int32_t some(int32_t many) { return tested_slowly() ? 300 : many; }
+
+// Every format, or a few where every call takes long: other ones with every order of threads.
+inline std::vector<DigestFormat> some_formats(Random& rng, int32_t dim, int32_t chunk) {
+  std::vector<DigestFormat> formats = digest_formats(dim, chunk);
+  while (tested_slowly() && formats.size() > 3) formats.erase(formats.begin() + rng.integer(0, formats.size() - 1));
+  return formats;
+}
+
+// What the contract allows where logits are ordinary; for larger ones what their size makes of f32's rounding.
+inline double mass_tolerance(const DigestCase& c, float want) {
+  const double ordinary = c.coded() || c.desc.format.dtype != DType::f32 ? 1e-3 : 1e-4;
+  return c.amplitude < 20 ? std::min(c.error, ordinary * std::max(1.0, std::fabs(double{want}))) : c.error;
+}
+
+inline float score_tolerance(const DigestCase& c, std::span<const float> want) {
+  if (c.desc.reduce == ScoreReduce::raw_max) return static_cast<float>(c.error);
+  float max = 0;
+  for (const float s : want) max = std::max(max, s);
+  const double share = 1e-5 + 2 * c.error;
+  return static_cast<float>(max * (c.amplitude < 20 ? std::min(share, 2e-3) : share));
 }
 
 }  // namespace skv::test

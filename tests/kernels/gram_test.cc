@@ -15,45 +15,75 @@ struct Moments {
 };
 
 // Rows [0, n) in calls of at most `block` rows.
-void accumulate(bool cpu, const float* x, int64_t ldx, int64_t n, int32_t m, const float* center, int64_t block,
-                Moments& moments) {
+void accumulate(const kernels::Ops& ops, const float* x, int64_t ldx, int64_t n, int32_t m, const float* center,
+                int64_t block, Moments& moments) {
   for (int64_t t = 0; t < n; t += block) {
     const int64_t rows = std::min(block, n - t);
     Buffer<char> workspace(static_cast<int64_t>(kernels::gram_workspace_bytes(rows, m)), 64);
-    const GramArgs args{x + t * ldx, ldx, rows, m, center, moments.g.data(), moments.sum.data()};
-    (cpu ? kernels::gram_cpu : kernels::gram_ref)(args, workspace.data());
+    ops.gram({x + t * ldx, ldx, rows, m, center, moments.g.data(), moments.sum.data()}, workspace.data());
   }
+}
+
+// Whether the tested op rounds centred rows to bf16, as the contract allows on a GPU.
+bool rounds_rows() {
+  const std::vector<float> x = {1.0f + 0x1p-10f}, center = {0.0f};
+  Moments moments(1);
+  accumulate(tested_ops(), x.data(), 1, 1, 1, center.data(), 1, moments);
+  return moments.g[0] == 1.0f;
+}
+
+// before: g as it was given to both.
+void expect_moments(const Moments& got, const Moments& want, const Moments& before, float tolerance,
+                    const std::string& params) {
+  const auto m = static_cast<int64_t>(want.sum.size());
+  const bool rounds = rounds_rows();
+  const auto added = [&](int64_t i) { return std::max(want.g[i * m + i] - before.g[i * m + i], 0.0f); };
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < m; ++j) {
+      const float rounding = rounds ? 8e-3f * std::sqrt(added(i)) * std::sqrt(added(j)) : 0.0f;
+      ASSERT_NEAR(got.g[i * m + j], want.g[i * m + j], tolerance * max_abs(want.g) + rounding)
+          << params << " i=" << i << " j=" << j;
+      ASSERT_EQ(got.g[i * m + j], got.g[j * m + i]) << params;
+    }
+  double largest = 1e-30;
+  for (double s : want.sum) largest = std::max(largest, std::fabs(s));
+  for (int64_t j = 0; j < m; ++j) ASSERT_NEAR(got.sum[j], want.sum[j], 1e-5 * largest) << params;
+}
+
+void check(Random& rng, Fill fill, int64_t n, int32_t m) {
+  const int64_t ldx = m + rng.integer(0, 5);
+  Buffer<float> x(n * ldx), center(m);
+  fill_rows(rng, fill, DType::f32, x.data(), n, ldx);
+  for (int32_t j = 0; j < m; ++j) center[j] = n > 0 ? x[j] : 1.0f;
+  Moments before(m);
+  for (int32_t i = 0; i < m; ++i)
+    for (int32_t j = 0; j < m; ++j) before.g[i * m + j] = static_cast<float>(i * j % 7);
+  before.sum[0] = 3.0;
+  Moments got = before, want = before;
+  accumulate(tested_ops(), x.data(), ldx, n, m, center.data(), n + 1, got);
+  accumulate(kernels::ref_ops(), x.data(), ldx, n, m, center.data(), n + 1, want);
+  // Equal products round the same way every time: half a unit for each of the 256 terms of a block.
+  const bool repeats = fill == Fill::ties || fill == Fill::extremes;
+  expect_moments(got, want, before, repeats ? 256 * 0x1p-24f : 2e-6f,
+                 std::string(fill_name(fill)) + " n=" + std::to_string(n) + " m=" + std::to_string(m));
 }
 
 TEST(Gram, matches_reference) {
   Random rng;
   for_each_target([&] {
-    for (Fill fill : kAllFills) {
-      const int32_t m = static_cast<int32_t>(rng.integer(1, 150));
-      const int64_t n = rng.pick({0, 1, 5, 255, 256, 300, 600}), ldx = m + rng.integer(0, 5);
-      Buffer<float> x(n * ldx), center(m);
-      fill_rows(rng, fill, DType::f32, x.data(), n, ldx);
-      for (int32_t j = 0; j < m; ++j) center[j] = n > 0 ? x[j] : 1.0f;
-      Moments got(m), want(m);
-      for (int32_t i = 0; i < m; ++i)
-        for (int32_t j = 0; j < m; ++j) got.g[i * m + j] = want.g[i * m + j] = static_cast<float>(i * j % 7);
-      got.sum[0] = want.sum[0] = 3.0;
-      accumulate(true, x.data(), ldx, n, m, center.data(), 4096, got);
-      accumulate(false, x.data(), ldx, n, m, center.data(), 4096, want);
-      const std::string params = std::string(fill_name(fill)) + " n=" + std::to_string(n) + " m=" + std::to_string(m);
-      // Equal products round the same way every time: half a unit for each of the 256 terms of a block.
-      const bool repeats = fill == Fill::ties || fill == Fill::extremes;
-      expect_close(got.g, want.g, (repeats ? 256 * 0x1p-24f : 2e-6f) * max_abs(want.g), params);
-      double largest = 1e-30;
-      for (double s : want.sum) largest = std::max(largest, std::fabs(s));
-      for (int32_t j = 0; j < m; ++j) ASSERT_NEAR(got.sum[j], want.sum[j], 1e-5 * largest) << params;
-      for (int32_t i = 0; i < m; ++i)
-        for (int32_t j = 0; j < i; ++j) ASSERT_EQ(got.g[i * m + j], got.g[j * m + i]) << params;
-    }
+    for (Fill fill : kAllFills)
+      if (tested_slowly()) check(rng, fill, rng.pick({0, 1, 5, 64, 130}), static_cast<int32_t>(rng.integer(1, 140)));
+      else check(rng, fill, rng.pick({0, 1, 5, 255, 256, 300, 600}), static_cast<int32_t>(rng.integer(1, 150)));
   });
 }
 
+TEST(Gram, takes_more_rows_than_one_product) {
+  Random rng;
+  check(rng, Fill::normal, 4099, 9);
+}
+
 TEST(Gram, does_not_depend_on_the_number_of_threads) {
+  if (tested_slowly()) GTEST_SKIP() << "no OpenMP team here";
   Random rng;
   const int32_t m = 200;
   const int64_t n = 700;
@@ -61,8 +91,8 @@ TEST(Gram, does_not_depend_on_the_number_of_threads) {
   fill_rows(rng, Fill::normal, DType::f32, x.data(), n, m);
   fill_rows(rng, Fill::normal, DType::f32, center.data(), 1, m);
   Moments one(m), three(m);
-  with_threads(1, [&] { accumulate(true, x.data(), m, n, m, center.data(), 4096, one); });
-  with_threads(3, [&] { accumulate(true, x.data(), m, n, m, center.data(), 4096, three); });
+  with_threads(1, [&] { accumulate(tested_ops(), x.data(), m, n, m, center.data(), 4096, one); });
+  with_threads(3, [&] { accumulate(tested_ops(), x.data(), m, n, m, center.data(), 4096, three); });
   expect_same_bytes(one.g.data(), three.g.data(), one.g.size() * sizeof(float), "g");
   expect_same_bytes(one.sum.data(), three.sum.data(), one.sum.size() * sizeof(double), "sum");
 }
@@ -71,14 +101,14 @@ TEST(Gram, does_not_depend_on_the_number_of_threads) {
 // against the same in double. Returns the largest difference over the largest eigenvalue.
 double spectral_error(Random& rng, bool guess_center) {
   const int32_t m = 96;
-  const int64_t n = 9000;
+  const int64_t n = tested_slowly() ? 5000 : 9000;
   std::vector<float> x(n * m), center(m, 0.0f);
   fill_rows(rng, Fill::biased, DType::f32, x.data(), n, m);
   for (int64_t t = 0; t < 64 && guess_center; ++t)
     for (int32_t j = 0; j < m; ++j) center[j] += x[t * m + j] / 64.0f;
   Moments got(m);
-  accumulate(true, x.data(), m, n, m, center.data(), 4096, got);
-  kernels::gram_center(got.g.data(), got.sum.data(), n, m);
+  accumulate(tested_ops(), x.data(), m, n, m, center.data(), 4096, got);
+  tested_ops().gram_center(got.g.data(), got.sum.data(), n, m);
   std::vector<double> mean(m, 0.0), difference(m * m), exact(m * m, 0.0), values(m),
       work(static_cast<std::size_t>(kernels::symmetric_eigen_workspace_doubles(m)));
   for (int64_t i = 0; i < n * m; ++i) mean[i % m] += x[i] / static_cast<double>(n);
@@ -92,17 +122,32 @@ double spectral_error(Random& rng, bool guess_center) {
   return std::max(std::fabs(values[0]), std::fabs(values[m - 1])) / norm;
 }
 
-TEST(Gram, a_bias_of_100_times_the_spread_costs_less_than_1e_4_of_the_spectrum) {
+TEST(Gram, a_bias_of_100_times_the_spread_costs_little_of_the_spectrum) {
   Random rng;
-  EXPECT_LT(spectral_error(rng, true), 1e-4);
-  EXPECT_GT(spectral_error(rng, false), 1e-4)
+  const double little = rounds_rows() ? 2e-3 : 1e-4;
+  EXPECT_LT(spectral_error(rng, true), little);
+  EXPECT_GT(spectral_error(rng, false), little)
       << "without the provisional centre nothing is lost: the test shows nothing";
+}
+
+TEST(GramCenter, matches_reference) {
+  Random rng;
+  for (int32_t m : {1, 31, 300}) {
+    Buffer<float> got(int64_t{m} * m), want(int64_t{m} * m);
+    Buffer<double> sum(m);
+    fill_rows(rng, Fill::normal, DType::f32, got.data(), m, m);
+    std::copy_n(got.data(), got.size(), want.data());
+    for (double& s : sum.span()) s = 10.0 * rng.normal();
+    tested_ops().gram_center(got.data(), sum.data(), 17, m);
+    kernels::gram_center_ref(want.data(), sum.data(), 17, m);
+    expect_close(got.span(), want.span(), 1e-6f * max_abs(want.span()), "m=" + std::to_string(m));
+  }
 }
 
 TEST(GramCenter, of_no_rows_changes_nothing) {
   std::vector<float> g = {1, 2, 2, 5};
-  const double sum[] = {0.0, 0.0};
-  kernels::gram_center(g.data(), sum, 0, 2);
+  const std::vector<double> sum = {0.0, 0.0};
+  tested_ops().gram_center(g.data(), sum.data(), 0, 2);
   EXPECT_EQ(g, (std::vector<float>{1, 2, 2, 5}));
 }
 
@@ -122,7 +167,7 @@ void bench() {
                        .bytes = 4.0 * static_cast<double>(n * m + m * m),
                        .flops = static_cast<double>(n) * m * (m + 1)};
     run_bench(row, [&](int64_t sample) {
-      kernels::gram_cpu(
+      tested_ops().gram(
           {x.data() + sample % layers * n * m, m, n, m, center.data(), moments.g.data(), moments.sum.data()},
           workspace.data());
     });

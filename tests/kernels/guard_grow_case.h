@@ -17,28 +17,36 @@ struct GrowShape {
 };
 
 struct GrowCase {
+  static constexpr double kBefore[] = {5.0, 7.0, 0.25};  // totals
   GuardGrowDesc desc;
   GrowShape shape;
   Buffer<float> q, log_weight, scores, lse, missed;
+  Buffer<double> totals{3};
   Buffer<char> keys;
-  Buffer<int32_t> chunks, n_samples{1}, candidates, n_candidates{1}, ids, n_ids{1}, extra, n_extra{1};
-  std::vector<int32_t> first_ids;
+  Buffer<int32_t> chunks, n_samples{1}, candidates, n_candidates{1}, picked, n_picked{1}, ids, n_ids{1}, extra,
+      n_extra{1};
   GuardGrowItem item;
 
   GrowCase(const GuardGrowDesc& d, const GrowShape& s)
       : desc(d), shape(s), q(int64_t{d.group} * d.head_dim), log_weight(s.samples), scores(s.n), lse(d.group),
         missed(d.group), keys(int64_t{s.samples} * d.chunk * d.head_dim * dtype_bytes(d.dtype)), chunks(s.samples),
-        candidates(s.candidates), ids(s.candidates), extra(s.candidates) {
-    n_samples[0] = s.samples, n_candidates[0] = s.candidates;
-    item = {q.data(),          keys.data(),         chunks.data(), log_weight.data(), n_samples.data(), scores.data(),
-            candidates.data(), n_candidates.data(), ids.data(),    n_ids.data(),      lse.data(),       extra.data(),
-            n_extra.data(),    missed.data()};
+        candidates(s.candidates), picked(s.chosen), ids(s.candidates), extra(s.candidates) {
+    n_samples[0] = s.samples, n_candidates[0] = s.candidates, n_picked[0] = s.chosen;
+    item.q = q.data(), item.keys = keys.data(), item.scores = scores.data(), item.lse = lse.data();
+    item.chunks = chunks.data(), item.log_weight = log_weight.data();
+    item.n_samples = n_samples.data(), item.max_samples = s.samples;
+    item.candidates = candidates.data(), item.n_candidates = n_candidates.data(), item.max_candidates = s.candidates;
+    item.picked = picked.data(), item.n_picked = n_picked.data();
+    item.ids = ids.data(), item.n_ids = n_ids.data();
+    item.extra = extra.data(), item.n_extra = n_extra.data(), item.missed = missed.data();
+    item.totals = totals.data();
   }
   void reset() {
-    std::copy(first_ids.begin(), first_ids.end(), ids.data());
-    n_ids[0] = static_cast<int32_t>(first_ids.size());
-    n_extra[0] = -1;
+    n_ids[0] = n_extra[0] = -1;
+    std::copy_n(kBefore, 3, totals.data());
+    std::fill(ids.span().begin(), ids.span().end(), -1);
   }
+  std::vector<int32_t> first_ids() const { return {picked.span().begin(), picked.span().end()}; }
   std::string name() const {
     return std::string(desc.dtype == DType::f32 ? "f32" : "bf16") + " dim=" + std::to_string(desc.head_dim) +
            " group=" + std::to_string(desc.group) + " chunk=" + std::to_string(desc.chunk) +
@@ -125,9 +133,10 @@ inline std::unique_ptr<GrowCase> make_case(Random& rng, const GuardGrowDesc& des
   for (int32_t j = 0; j < shape.n; ++j) all[static_cast<std::size_t>(j)] = j;
   const std::vector<int32_t> candidates = draw_distinct(rng, all, shape.candidates);
   std::copy(candidates.begin(), candidates.end(), c->candidates.data());
-  c->first_ids = draw_distinct(rng, candidates, shape.chosen);
+  const std::vector<int32_t> picked = draw_distinct(rng, candidates, shape.chosen);
+  std::copy(picked.begin(), picked.end(), c->picked.data());
   std::vector<int32_t> open;
-  std::set_difference(all.begin(), all.end(), c->first_ids.begin(), c->first_ids.end(), std::back_inserter(open));
+  std::set_difference(all.begin(), all.end(), picked.begin(), picked.end(), std::back_inserter(open));
   const std::vector<int32_t> chunks = draw_distinct(rng, open, shape.samples);
   std::copy(chunks.begin(), chunks.end(), c->chunks.data());
   for (float& w : c->log_weight.span()) w = rng.chance(0.3) ? 0.0f : 1.5f * rng.normal();

@@ -10,14 +10,14 @@ using namespace skv::test;
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-void run_cpu(const GuardGrowDesc& desc, const std::vector<GuardGrowItem>& items) {
+void run_tested(const GuardGrowDesc& desc, const std::vector<GuardGrowItem>& items) {
   int32_t samples = 0, candidates = 0;
   for (const GuardGrowItem& item : items) {
     samples = std::max(samples, *item.n_samples);
     candidates = std::max(candidates, *item.n_candidates);
   }
   Buffer<char> workspace(static_cast<int64_t>(guard_grow_workspace_bytes(desc, samples, candidates)), 64);
-  guard_grow_cpu(desc, items, workspace.data());
+  tested_ops().guard_grow(desc, items, workspace.data());
 }
 
 // Every k that there is, by the contract's words.
@@ -30,7 +30,7 @@ EveryK try_every_k(const GrowCase& c) {
   const std::vector<std::vector<double>> shares = shares_of(c);
   EveryK every;
   for (const int32_t j : c.candidates.span()) {
-    if (!std::binary_search(c.first_ids.begin(), c.first_ids.end(), j)) every.order.push_back(j);
+    if (!std::binary_search(c.picked.span().begin(), c.picked.span().end(), j)) every.order.push_back(j);
   }
   std::sort(every.order.begin(), every.order.end(), [&](int32_t a, int32_t b) {
     return c.scores[a] != c.scores[b] ? c.scores[a] > c.scores[b] : a < b;
@@ -62,12 +62,16 @@ void expect_contract(const GrowCase& c, const EveryK& every, double tolerance) {
   if (k > 0) {
     ASSERT_GT(largest(k - 1), bound - tolerance) << "k=" << k << " is too many; " << c.name();
   }
-  std::vector<int32_t> extra(every.order.begin(), every.order.begin() + c.n_extra[0]), ids = c.first_ids;
+  std::vector<int32_t> extra(every.order.begin(), every.order.begin() + c.n_extra[0]), ids = c.first_ids();
   std::sort(extra.begin(), extra.end());
   ids.insert(ids.end(), extra.begin(), extra.end());
   std::sort(ids.begin(), ids.end());
   ASSERT_EQ(std::vector<int32_t>(c.extra.data(), c.extra.data() + k), extra) << c.name();
   ASSERT_EQ(std::vector<int32_t>(c.ids.data(), c.ids.data() + c.n_ids[0]), ids) << c.name();
+  const float most = *std::max_element(c.missed.span().begin(), c.missed.span().end());
+  ASSERT_EQ(c.totals[0], GrowCase::kBefore[0] + c.n_samples[0]);
+  ASSERT_EQ(c.totals[1], GrowCase::kBefore[1] + (c.desc.margin * most > c.desc.max_missed));
+  ASSERT_NEAR(c.totals[2], GrowCase::kBefore[2] + most, 1e-9);
   for (int32_t g = 0; g < c.desc.group; ++g) {
     ASSERT_NEAR(c.missed[g], every.missed[k][static_cast<std::size_t>(g)], tolerance + 1e-7) << c.name();
   }
@@ -80,7 +84,7 @@ void compare_with_contract(GrowCase& c) {
   expect_contract(c, every, 1e-9);
   if (::testing::Test::HasFatalFailure()) return;
   c.reset();
-  run_cpu(c.desc, {c.item});
+  run_tested(c.desc, {c.item});
   expect_contract(c, every, tolerance_of(c));
 }
 
@@ -89,7 +93,7 @@ TEST(GuardGrow, takes_the_fewest_candidates_that_keep_the_bound) {
   for_each_target([&] {
     int grown = 0, all = 0;
     for (const Fill fill : kAllFills) {
-      for (int trial = 0; trial < 40; ++trial) {
+      for (int trial = 0; trial < (tested_slowly() ? 2 : 40); ++trial) {
         GrowShape shape;
         shape.n = static_cast<int32_t>(rng.pick({40, 200, 900}));
         shape.candidates = static_cast<int32_t>(rng.integer(0, std::min(shape.n, 250)));
@@ -108,6 +112,7 @@ TEST(GuardGrow, takes_the_fewest_candidates_that_keep_the_bound) {
         all += c->n_extra[0] == shape.candidates - shape.chosen;
       }
     }
+    if (tested_slowly()) return;
     EXPECT_GT(grown, 20) << "the cases do not try what they should";
     EXPECT_GT(all, 10);
   });
@@ -119,6 +124,7 @@ TEST(GuardGrow, serves_every_head_dim_and_chunk) {
     for (const int32_t dim : {32, 64, 80, 96, 128, 256}) {
       for (const int32_t chunk : {4, 8, 16, 32}) {
         for (const DType dtype : {DType::bf16, DType::f32}) {
+          if (tested_slowly() && rng.chance(0.7)) continue;
           const auto group = static_cast<int32_t>(rng.integer(1, 9));
           const GuardGrowDesc desc = make_desc(dtype, dim, group, chunk, 0.2f);
           ASSERT_TRUE(guard_grow_supports(desc));
@@ -156,7 +162,7 @@ TEST(GuardGrow, missed_is_the_exact_missed_mass_when_every_chunk_is_sampled) {
         for (int64_t r = 0; r < 70 * 8; ++r) x.push_back(logit(*c, g, c->keys.data(), r));
       }
       c->reset();
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       for (int32_t g = 0; g < 5; ++g) {
         const auto& x = logits[static_cast<std::size_t>(g)];
         const double max = *std::max_element(x.begin(), x.end());
@@ -176,7 +182,7 @@ TEST(GuardGrow, missed_is_the_exact_missed_mass_when_every_chunk_is_sampled) {
 TEST(GuardGrow, leaves_ids_alone_when_nothing_is_to_do) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 30; ++trial) {
+    for (int trial = 0; trial < (tested_slowly() ? 6 : 30); ++trial) {
       GuardGrowDesc desc = random_desc(rng);
       desc.max_missed = 1.6f;  // above margin * 1
       GrowShape shape;
@@ -186,9 +192,9 @@ TEST(GuardGrow, leaves_ids_alone_when_nothing_is_to_do) {
         c->desc.max_missed = 0.0f;
         for (float& w : c->log_weight.span()) w = -kInf;
       }
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       ASSERT_EQ(c->n_extra[0], 0) << c->name();
-      ASSERT_EQ(std::vector<int32_t>(c->ids.data(), c->ids.data() + c->n_ids[0]), c->first_ids) << c->name();
+      ASSERT_EQ(std::vector<int32_t>(c->ids.data(), c->ids.data() + c->n_ids[0]), c->first_ids()) << c->name();
       if (trial % 3 != 0) {
         for (const float m : c->missed.span()) ASSERT_EQ(m, 0.0f) << c->name();
       }
@@ -240,7 +246,7 @@ TEST(GuardGrow, bears_masses_far_outside_the_range_of_exp) {
       // Apart: the selection holds all, then nothing.
       for (float& l : c->lse.span()) l = shift + 900.0f;
       c->reset();
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       for (const float m : c->missed.span()) EXPECT_EQ(m, 0.0f);
       for (float& l : c->lse.span()) l = -kInf;
       compare_with_contract(*c);
@@ -248,7 +254,7 @@ TEST(GuardGrow, bears_masses_far_outside_the_range_of_exp) {
     const auto none = make_case(rng, make_desc(DType::f32, 64, 3, 8, 0.0f), Fill::normal, {});
     for (float& l : none->lse.span()) l = -kInf;
     for (float& w : none->log_weight.span()) w = -kInf;  // no mass at all: none is missed
-    run_cpu(none->desc, {none->item});
+    run_tested(none->desc, {none->item});
     EXPECT_EQ(none->n_extra[0], 0);
     for (const float m : none->missed.span()) EXPECT_EQ(m, 0.0f);
   });
@@ -273,8 +279,10 @@ TEST(GuardGrow, takes_all_candidates_on_nan_and_keeps_it_in_its_head_and_item) {
       for (const bool reference : {true, false}) {
         for (const auto& x : cases) x->reset();
         if (reference) guard_grow_ref(desc, items, nullptr);
-        else run_cpu(desc, items);
+        else run_tested(desc, items);
         EXPECT_EQ(c.n_extra[0], 50) << where;
+        EXPECT_EQ(c.totals[1], GrowCase::kBefore[1] + 1) << where;
+        EXPECT_EQ(c.totals[2], GrowCase::kBefore[2] + 1) << where;
         EXPECT_EQ(c.n_ids[0], 60) << where;
         for (int32_t g = 0; g < 9; ++g) {
           EXPECT_EQ(std::isnan(c.missed[g]), g == 7 || where == 2 || where == 3) << where << " " << g;
@@ -297,11 +305,12 @@ TEST(GuardGrow, takes_scores_of_nan_last) {
     for (const bool reference : {true, false}) {
       c->reset();
       if (reference) guard_grow_ref(c->desc, std::span(&c->item, 1), nullptr);
-      else run_cpu(c->desc, {c->item});
+      else run_tested(c->desc, {c->item});
       std::vector<int32_t> want;
       for (const int first : {1, 0}) {
         for (int32_t j = first; j < 12; j += 2) {
-          if (!std::binary_search(c->first_ids.begin(), c->first_ids.end(), j) && want.size() < 4) want.push_back(j);
+          const bool picked = std::binary_search(c->picked.span().begin(), c->picked.span().end(), j);
+          if (!picked && want.size() < 4) want.push_back(j);
         }
       }
       std::sort(want.begin(), want.end());
@@ -322,12 +331,13 @@ TEST(GuardGrow, result_depends_neither_on_threads_nor_other_items) {
       cases.push_back(make_case(rng, desc, Fill::normal, shape));
       items.push_back(cases.back()->item);
     }
-    with_threads(3, [&] { run_cpu(desc, items); });
+    with_threads(3, [&] { run_tested(desc, items); });
     for (const auto& c : cases) {
       const std::vector<float> missed(c->missed.data(), c->missed.data() + 4);
       const std::vector<int32_t> ids(c->ids.data(), c->ids.data() + c->n_ids[0]);
       c->reset();
-      with_threads(1, [&] { run_cpu(desc, {c->item}); });
+      c->item.totals = nullptr;  // what else is asked for must not matter either
+      with_threads(1, [&] { run_tested(desc, {c->item}); });
       expect_same_bytes(c->missed.data(), missed.data(), 16, c->name());
       EXPECT_EQ(std::vector<int32_t>(c->ids.data(), c->ids.data() + c->n_ids[0]), ids) << c->name();
     }
@@ -369,7 +379,7 @@ void bench() {
           items[static_cast<std::size_t>(h)] = c.item;
           items[static_cast<std::size_t>(h)].keys = keys.at((i % layers * heads + h) * head_bytes);
         }
-        guard_grow_cpu(desc, items, workspace.data());
+        tested_ops().guard_grow(desc, items, workspace.data());
       });
     }
   });

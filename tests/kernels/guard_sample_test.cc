@@ -26,7 +26,7 @@ struct Case {
   Case(int32_t group, int32_t n, int32_t chosen, int32_t n_samples, int64_t stride)
       : log_mass(group == 0 ? 0 : (group - 1) * stride + n), ids(chosen), chunks(n_samples), log_weight(n_samples) {
     n_ids[0] = chosen;
-    item = {log_mass.data(), stride, group, n, ids.data(), n_ids.data(), 0.0f, n_samples,
+    item = {log_mass.data(), stride, group, n, ids.data(), n_ids.data(), chosen, 0.0f, n_samples,
             chunks.data(), log_weight.data(), n_chunks.data()};
   }
   float& mass(int32_t g, int32_t j) { return log_mass[g * item.log_mass_stride + j]; }
@@ -65,11 +65,11 @@ std::unique_ptr<Case> make_case(Random& rng, Masses kind, int32_t group, int32_t
   return c;
 }
 
-void run_cpu(const std::vector<GuardSampleItem>& items) {
+void run_tested(const std::vector<GuardSampleItem>& items) {
   int32_t most = 0;
   for (const GuardSampleItem& item : items) most = std::max(most, item.n);
   Buffer<char> workspace(static_cast<int64_t>(guard_sample_workspace_bytes(most)), 64);
-  guard_sample_cpu(items, workspace.data());
+  tested_ops().guard_sample(items, workspace.data());
 }
 
 struct Samples {
@@ -156,7 +156,7 @@ void compare_with_contract(Case& c) {
   expect_contract(c, 1e-11, 1e-6);
   if (::testing::Test::HasFatalFailure()) return;
   c.n_chunks[0] = -1;
-  run_cpu({c.item});
+  run_tested({c.item});
   expect_contract(c, 1e-6, 1e-5);
 }
 
@@ -166,6 +166,7 @@ TEST(GuardSample, draws_where_the_points_fall_for_every_kind_of_masses) {
     for (const Masses kind : kMasses) {
       for (const int32_t n : {1, 7, 16, 127, 128, 129, 200, 1000, 5003}) {
         for (const int32_t samples : {1, 2, 16, 64, 128}) {
+          if (tested_slowly() && (n == 7 || n == 127 || n == 200 || !rng.chance(0.15))) continue;
           const auto group = static_cast<int32_t>(rng.integer(1, 9));
           const auto c = make_case(rng, kind, group, n, samples, rng.pick({0.0, 0.1, 0.9}));
           SCOPED_TRACE("masses " + std::to_string(static_cast<int>(kind)));
@@ -183,7 +184,9 @@ TEST(GuardSample, estimates_are_unbiased) {
   Random rng;
   for_each_target([&] {
     for (const Masses kind : kMasses) {
-      const auto c = make_case(rng, kind, static_cast<int32_t>(rng.integer(1, 5)), 260, rng.pick({5, 32}), 0.1);
+      const int32_t n = tested_slowly() ? 20 : 260, samples = tested_slowly() ? 3 : rng.pick({5, 32});
+      if (tested_slowly() && kind != Masses::normal) continue;
+      const auto c = make_case(rng, kind, static_cast<int32_t>(rng.integer(1, 5)), n, samples, 0.1);
       int32_t open = 0;
       const std::vector<double> p = lengths(*c, &open);
       std::vector<double> cuts = {0.0, 1.0}, mean(p.size(), 0.0);
@@ -196,7 +199,7 @@ TEST(GuardSample, estimates_are_unbiased) {
       for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
         c->item.u = static_cast<float>((cuts[i] + cuts[i + 1]) / 2);
         if (c->item.u >= 1.0f) continue;
-        run_cpu({c->item});
+        run_tested({c->item});
         const Samples got = result_of(*c);
         for (std::size_t s = 0; s < got.chunks.size(); ++s) {
           const double weight = std::exp(double{got.log_weight[s]});
@@ -215,7 +218,7 @@ TEST(GuardSample, takes_all_chunks_with_weight_one_when_they_are_few) {
   for_each_target([&] {
     for (const int32_t n : {0, 1, 2, 63, 64, 130}) {
       const auto c = make_case(rng, Masses::steep, 3, n, 130, 0.2);
-      run_cpu({c->item});
+      run_tested({c->item});
       std::vector<int32_t> want;
       for (int32_t j = 0; j < n; ++j) {
         const bool chosen = std::binary_search(c->item.ids, c->item.ids + c->n_ids[0], j);
@@ -232,14 +235,14 @@ TEST(GuardSample, gives_nothing_where_nothing_can_be_drawn) {
   for_each_target([&] {
     for (const int32_t n : {0, 1, 300}) {
       const auto excluded = make_case(rng, Masses::normal, 2, n, 8, 1.0);
-      run_cpu({excluded->item});
+      run_tested({excluded->item});
       EXPECT_EQ(excluded->n_chunks[0], 0);
       Case chosen(2, n, n, 8, n);
       for (int32_t j = 0; j < n; ++j) chosen.ids[j] = j, chosen.mass(0, j) = chosen.mass(1, j) = 1.0f;
-      run_cpu({chosen.item});
+      run_tested({chosen.item});
       EXPECT_EQ(chosen.n_chunks[0], 0);
       const auto none = make_case(rng, Masses::normal, 2, n, 0, 0.0);
-      run_cpu({none->item});
+      run_tested({none->item});
       EXPECT_EQ(none->n_chunks[0], 0);
     }
   });
@@ -249,17 +252,18 @@ TEST(GuardSample, gives_nothing_where_nothing_can_be_drawn) {
 TEST(GuardSample, counts_nan_and_infinity_by_the_uniform_part) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 40; ++trial) {
-      const auto c = make_case(rng, rng.pick({Masses::normal, Masses::biased}), 4, 500, 60, 0.1);
+    const int32_t n = tested_slowly() ? 150 : 500;
+    for (int trial = 0; trial < (tested_slowly() ? 8 : 40); ++trial) {
+      const auto c = make_case(rng, rng.pick({Masses::normal, Masses::biased}), 4, n, 60, 0.1);
       for (int32_t g = 0; g < 4; ++g) {
-        for (int32_t j = 0; j < 500; ++j) {
+        for (int32_t j = 0; j < n; ++j) {
           if (c->mass(0, j) == -kInf || !rng.chance(0.1)) continue;
           c->mass(g, j) = g == 0 ? rng.pick({kNan, -kNan, kInf}) : rng.pick({kNan, kInf, -kInf});
         }
       }
       const int dead = trial % 4;  // heads with nothing left
       for (int32_t g = 4 - dead; g < 4; ++g) {
-        for (int32_t j = 0; j < 500; ++j) c->mass(g, j) = rng.pick({-kInf, kNan});
+        for (int32_t j = 0; j < n; ++j) c->mass(g, j) = rng.pick({-kInf, kNan});
       }
       compare_with_contract(*c);
       if (::testing::Test::HasFatalFailure()) return;
@@ -276,11 +280,11 @@ TEST(GuardSample, result_depends_neither_on_threads_stride_nor_other_items) {
   for_each_target([&] {
     std::vector<std::unique_ptr<Case>> cases;
     std::vector<GuardSampleItem> items;
-    for (const int32_t n : {3000, 5, 0, 128, 700}) {
+    for (const int32_t n : {tested_slowly() ? 1200 : 3000, 5, 0, 128, 700}) {
       cases.push_back(make_case(rng, rng.pick({Masses::normal, Masses::steep}), 4, n, 32, 0.1));
       items.push_back(cases.back()->item);
     }
-    with_threads(3, [&] { run_cpu(items); });
+    with_threads(3, [&] { run_tested(items); });
     for (const auto& c : cases) {
       Case alone(4, c->item.n, c->n_ids[0], 32, c->item.log_mass_stride + 5);
       alone.item.u = c->item.u;
@@ -288,7 +292,7 @@ TEST(GuardSample, result_depends_neither_on_threads_stride_nor_other_items) {
       for (int32_t g = 0; g < 4; ++g) {
         for (int32_t j = 0; j < c->item.n; ++j) alone.mass(g, j) = c->mass(g, j);
       }
-      with_threads(1, [&] { run_cpu({alone.item}); });
+      with_threads(1, [&] { run_tested({alone.item}); });
       EXPECT_EQ(result_of(alone).chunks, result_of(*c).chunks) << c->name();
       EXPECT_EQ(result_of(alone).log_weight, result_of(*c).log_weight) << c->name();
     }
@@ -316,11 +320,11 @@ void bench() {
       run_bench(row, [&](int64_t i) {
         for (int32_t h = 0; h < heads; ++h) {
           const float* head = mass.data() + (i % layers) * layer + int64_t{h} * group * n;
-          items[static_cast<std::size_t>(h)] = {head, n, group, n, ids.data(), &chosen, rng.uniform(0, 1), samples,
-                                                chunks.data() + h * samples, log_weight.data() + h * samples,
+          items[static_cast<std::size_t>(h)] = {head, n, group, n, ids.data(), &chosen, chosen, rng.uniform(0, 1),
+                                                samples, chunks.data() + h * samples, log_weight.data() + h * samples,
                                                 n_chunks.data() + h};
         }
-        guard_sample_cpu(items, workspace.data());
+        tested_ops().guard_sample(items, workspace.data());
       });
     }
   });

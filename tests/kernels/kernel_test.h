@@ -31,11 +31,11 @@
 #include <vector>
 
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 #include <omp.h>
 
 #include "kernels/common/dtype.h"
 #include "tests/kernels/kernel_bench.h"
+#include "tests/kernels/tested_ops.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -97,10 +97,12 @@ class Buffer {
     begin_ = (body_ - bytes) / align * align;
     end_ = begin_ + bytes;
     std::memset(map_, kCanary, body_);
+    show_to_ops(map_, body_);
     poison(true);
   }
   ~Buffer() {
     check();
+    hide_from_ops(map_);
     munmap(map_, total_);
   }
   Buffer(const Buffer&) = delete;
@@ -230,16 +232,13 @@ inline void expect_same_bytes(const void* got, const void* want, std::size_t byt
   ASSERT_TRUE(a == g + bytes) << "byte " << (a - g) << " of " << bytes << " differs; " << params;
 }
 
-// Runs fn once per SIMD target that this machine supports, with only that target enabled.
+// Runs fn once per variant of the ops under test: per SIMD target, or per order of threads.
 template <class Fn>
 void for_each_target(Fn&& fn) {
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    SCOPED_TRACE(std::string("target ") + hwy::TargetName(target));
-    hwy::SetSupportedTargetsForTest(target);
+  for_each_variant([&](const char* name) {
+    SCOPED_TRACE(std::string("variant ") + name);
     fn();
-    hwy::SetSupportedTargetsForTest(0);
-    if (::testing::Test::HasFatalFailure()) return;
-  }
+  });
 }
 
 // Runs fn with the OpenMP team size that results must not depend on.
@@ -269,5 +268,9 @@ inline int kernel_test_main(int argc, char** argv, void (*bench)()) {
 
 }  // namespace skv::test
 
+#if defined(SKV_ONE_TEST_PROGRAM)  // of all tests, without benchmarks; its main() is elsewhere
+#define SKV_KERNEL_TEST_MAIN(bench) [[maybe_unused]] static void (*const skv_unused_bench)() = bench;
+#else
 #define SKV_KERNEL_TEST_MAIN(bench) \
   int main(int argc, char** argv) { return skv::test::kernel_test_main(argc, argv, bench); }
+#endif

@@ -13,8 +13,6 @@ using kernels::BlockFormat;
 using kernels::KeyProjectArgs;
 using kernels::KeyProjectDesc;
 
-using Op = void (*)(const KeyProjectDesc&, const KeyProjectArgs&, void*);
-
 struct Result {
   std::vector<unsigned char> blocks;  // of all chunks, one after another
   std::vector<float> a;               // decoded
@@ -61,18 +59,21 @@ struct Segment {
     }
   }
   int64_t block_bytes() const { return desc.a_format().block_bytes(); }
+  kernels::PagedRows a_rows() {
+    return {page_pointers.data(), 16, 3, static_cast<int32_t>(block_bytes()),
+            static_cast<int32_t>(page_pointers.size())};
+  }
 
   // Projects the n tokens from `begin` on into chunks first_chunk, first_chunk + 1, ...
-  Result run(Op op, int64_t begin = 0) {
+  Result run(const kernels::Ops& ops, int64_t begin = 0) {
     const int64_t chunks = n / desc.chunk;
     const BlockFormat format = desc.a_format();
     Buffer<float> residual(chunks * desc.kv_heads), energy(chunks * desc.kv_heads);
     Buffer<char> workspace(static_cast<int64_t>(kernels::key_project_workspace_bytes(desc, n)), 64);
     const KeyProjectArgs args{x.data() + begin * m, n, mu.data(), p.data(), b.data(),
-                              {page_pointers.data(), 16, 3, static_cast<int32_t>(block_bytes())}, first_chunk,
-                              residual.data(), energy.data()};
+                              a_rows(), first_chunk, residual.data(), energy.data()};
     for (auto& page : pages) std::memset(page->data(), 0x5a, static_cast<std::size_t>(page->size()));
-    op(desc, args, workspace.data());
+    ops.key_project(desc, args, workspace.data());
     Result result;
     for (int64_t c = 0; c < chunks; ++c) {
       const auto* block = static_cast<const unsigned char*>(args.a.row(first_chunk + c));
@@ -101,7 +102,8 @@ struct Segment {
 };
 
 KeyProjectDesc random_desc(Random& rng, BlockCodec codec) {
-  const int32_t kv_heads = static_cast<int32_t>(rng.integer(1, 4)), head_dim = rng.pick({32, 64, 80, 96, 128, 256});
+  const int32_t kv_heads = static_cast<int32_t>(rng.integer(1, tested_slowly() ? 2 : 4));
+  const int32_t head_dim = rng.pick({32, 64, 80, 96, 128, 256});
   const int32_t rank = static_cast<int32_t>(rng.integer(1, std::min(kv_heads * head_dim / 2, 200)));
   return {rng.pick({DType::f32, DType::bf16}), kv_heads, head_dim, rank, rng.pick({4, 8, 16, 32}), codec};
 }
@@ -171,7 +173,7 @@ TEST(KeyProject, matches_reference) {
         const KeyProjectDesc desc = random_desc(rng, codec);
         ASSERT_TRUE(kernels::key_project_supports(desc));
         Segment segment(rng, desc, rng.integer(0, 96 / desc.chunk) * desc.chunk, fill);
-        const Result got = segment.run(kernels::key_project_cpu), want = segment.run(kernels::key_project_ref);
+        const Result got = segment.run(tested_ops()), want = segment.run(kernels::ref_ops());
         const std::string params = describe(segment, fill);
         if (codec == BlockCodec::int8) {
           compare_int8(segment, got, want, params);
@@ -212,8 +214,8 @@ TEST(KeyProject, residual_is_what_the_basis_misses_of_centred_keys) {
   for (int64_t i = 0; i < 16; ++i)
     for (int64_t d = 0; d < 32; ++d)
       segment.x[i * 32 + d] = 50.0f + (i < 8 ? (d == 5 ? 2.0f : 0.0f) : (d == 20 ? 3.0f : 0.0f));
-  for (Op op : {Op{kernels::key_project_cpu}, Op{kernels::key_project_ref}}) {
-    const Result result = segment.run(op);
+  for (const kernels::Ops* ops : {&tested_ops(), &kernels::ref_ops()}) {
+    const Result result = segment.run(*ops);
     EXPECT_EQ(result.residual, (std::vector<float>{0, 0, 0, 72}));
     EXPECT_EQ(result.energy, (std::vector<float>{32, 0, 0, 72}));
     EXPECT_EQ(result.a[1], 2.0f);
@@ -231,11 +233,11 @@ TEST(KeyProject, damage_stays_in_its_row) {
         const KeyProjectDesc desc = random_desc(rng, codec);
         Segment segment(rng, desc, 5 * desc.chunk, Fill::normal);
         const int64_t row = rng.integer(0, segment.n - 1), chunk = row / desc.chunk;
-        for (Op op : {Op{kernels::key_project_cpu}, Op{kernels::key_project_ref}}) {
+        for (const kernels::Ops* ops : {&tested_ops(), &kernels::ref_ops()}) {
           const float before = std::exchange(segment.x[row * segment.m + segment.m - 1], 0.0f);
-          Result clean = segment.run(op);
+          Result clean = segment.run(*ops);
           segment.x[row * segment.m + segment.m - 1] = bad;
-          Result damaged = segment.run(op);
+          Result damaged = segment.run(*ops);
           segment.x[row * segment.m + segment.m - 1] = before;
           const std::string params = describe(segment, Fill::normal) + " x " + std::to_string(bad);
           for (int64_t j = 0; j < desc.rank; ++j) {
@@ -259,15 +261,15 @@ TEST(KeyProject, damage_stays_in_its_row) {
 TEST(KeyProject, a_chunk_is_the_same_bytes_among_any_others_at_any_place_on_any_threads) {
   Random rng;
   for (BlockCodec codec : {BlockCodec::raw, BlockCodec::int8}) {
-    const KeyProjectDesc desc{DType::bf16, 2, 64, 23, 8, codec};
-    Segment segment(rng, desc, 2064, Fill::normal);  // past two blocks of the workspace
-    Result all;
-    with_threads(3, [&] { all = segment.run(kernels::key_project_cpu); });
+    const KeyProjectDesc desc{DType::bf16, 2, tested_slowly() ? 32 : 64, 23, 8, codec};
+    Segment segment(rng, desc, 4112, Fill::normal);  // past a block of the workspace, on a GPU too
+    Result all;  // its last block is short enough for another algorithm of a product
+    with_threads(3, [&] { all = segment.run(tested_ops()); });
     segment.n = 24;
-    for (int64_t begin : {0, 8, 1016, 1024, 2040}) {
+    for (int64_t begin : {0, 8, 1016, 1024, 2040, 4080, 4088}) {
       segment.first_chunk = static_cast<int32_t>(rng.integer(0, 9));
       Result few;
-      with_threads(1, [&] { few = segment.run(kernels::key_project_cpu, begin); });
+      with_threads(1, [&] { few = segment.run(tested_ops(), begin); });
       const std::string params = "from " + std::to_string(begin);
       expect_same_bytes(few.blocks.data(), all.blocks.data() + begin / 8 * segment.block_bytes(), few.blocks.size(),
                         params);
@@ -301,8 +303,7 @@ void bench() {
     std::vector<float> residual(static_cast<std::size_t>(n)), energy(residual);
     Buffer<char> workspace(static_cast<int64_t>(kernels::key_project_workspace_bytes(desc, n)), 64);
     const KeyProjectArgs args{segment.x.data(), n, segment.mu.data(), segment.p.data(), segment.b.data(),
-                              {segment.page_pointers.data(), 16, 3, static_cast<int32_t>(segment.block_bytes())},
-                              segment.first_chunk, residual.data(), energy.data()};
+                              segment.a_rows(), segment.first_chunk, residual.data(), energy.data()};
     for_each_bench_target([&](const char* variant) {
       const double m = static_cast<double>(segment.m), tokens = static_cast<double>(n);
       const BenchRow row{.op = "key_project", .variant = variant,
@@ -310,7 +311,7 @@ void bench() {
                          .tokens = n, .working_set_bytes = 4 * n * segment.m,
                          .bytes = 4 * tokens * m + tokens / desc.chunk * static_cast<double>(segment.block_bytes()),
                          .flops = 4 * tokens * m * desc.rank};
-      run_bench(row, [&](int64_t) { kernels::key_project_cpu(desc, args, workspace.data()); });
+      run_bench(row, [&](int64_t) { tested_ops().key_project(desc, args, workspace.data()); });
     });
   }
 }

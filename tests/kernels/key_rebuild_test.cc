@@ -46,20 +46,26 @@ void fill_blocks(Random& rng, Fill fill, const BlockFormat& format, unsigned cha
   }
 }
 
-// One KV head: A in pages (with a gap of other bytes before the rows), segments, a chunk list, slots between
-// canaries.
+using Op = void (*)(const KeyRebuildDesc&, std::span<const KeyRebuildItem>);
+
+void tested(const KeyRebuildDesc& desc, std::span<const KeyRebuildItem> items) {
+  tested_ops().key_rebuild(desc, items);
+}
+
+// One KV head: A in pages (with a gap of other bytes before the rows), segments, a chunk list shorter than its bound,
+// slots between canaries.
 struct Head {
   int32_t n_chunks, n_slots;
   std::vector<std::unique_ptr<Buffer<unsigned char>>> pages, bases;
   std::vector<void*> page_pointers;
   std::vector<BasisSegment> segments;
   std::vector<int32_t> chunks, slots;
-  int32_t n = 0;
+  std::vector<int32_t> n;  // one number: data, like the lists
   std::unique_ptr<Buffer<unsigned char>> region;
   KeyRebuildItem item;
 
   Head(Random& rng, const KeyRebuildDesc& desc, int32_t n_chunks_, int32_t n_, int32_t n_segments, Fill fill)
-      : n_chunks(n_chunks_), n_slots(n_ + 3), n(n_) {
+      : n_chunks(n_chunks_), n_slots(n_ + 3), n{n_} {
     const int64_t element = dtype_bytes(desc.dtype), row = desc.a_format().block_bytes();
     const int32_t rows_per_page = 3;
     for (int32_t first = 0; first < n_chunks; first += rows_per_page) {
@@ -77,20 +83,21 @@ struct Head {
     }
     std::vector<int32_t> all_slots(static_cast<std::size_t>(n_slots));
     std::iota(all_slots.begin(), all_slots.end(), 0);
-    for (int32_t i = 0; i < n; ++i) {
+    for (int32_t i = 0; i < n_; ++i) {
       chunks.push_back(static_cast<int32_t>(rng.integer(0, n_chunks - 1)));
       std::swap(all_slots[i], all_slots[static_cast<std::size_t>(rng.integer(i, n_slots - 1))]);
       slots.push_back(all_slots[i]);
     }
     region = std::make_unique<Buffer<unsigned char>>(n_slots * slot_bytes(desc));
-    item = {{page_pointers.data(), 64, rows_per_page, static_cast<int32_t>(row)}, segments.data(), n_segments,
-            chunks.data(), slots.data(), &n, region->data()};
+    item = {{page_pointers.data(), 64, rows_per_page, static_cast<int32_t>(row),
+             static_cast<int32_t>(page_pointers.size())},
+            segments.data(), n_segments, chunks.data(), slots.data(), n.data(),
+            n_ + static_cast<int32_t>(rng.integer(0, 20)), region->data()};
   }
   static int64_t slot_bytes(const KeyRebuildDesc& desc) {
     return int64_t{desc.chunk} * desc.head_dim * dtype_bytes(desc.dtype);
   }
-  std::vector<unsigned char> run(void (*op)(const KeyRebuildDesc&, std::span<const KeyRebuildItem>),
-                                 const KeyRebuildDesc& desc) {
+  std::vector<unsigned char> run(Op op, const KeyRebuildDesc& desc) {
     std::memset(region->data(), 0x5a, static_cast<std::size_t>(region->size()));
     op(desc, {&item, 1});
     return {region->data(), region->data() + region->size()};
@@ -130,7 +137,7 @@ void compare(const KeyRebuildDesc& desc, const std::vector<unsigned char>& got,
 TEST(KeyRebuild, matches_reference_and_touches_only_its_slots) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 48; ++trial) {
+    for (int trial = 0; trial < (tested_slowly() ? 6 : 48); ++trial) {
       KeyRebuildDesc desc = random_desc(rng, trial % 2 == 0 ? BlockCodec::raw : BlockCodec::int8);
       const Tables tables(rng.pick({0, 2, desc.head_dim / 4, desc.head_dim / 2, desc.head_dim}), rng.chance(0.5),
                           rng.pick({1.0f, 1.19f}), 4096);
@@ -141,7 +148,7 @@ TEST(KeyRebuild, matches_reference_and_touches_only_its_slots) {
                 static_cast<int32_t>(rng.integer(1, 3)),
                 rng.pick({Fill::normal, Fill::ties, Fill::zeros, Fill::biased, Fill::extremes}));
       // Canary bytes of slots not in the list must come back as they were: both runs start from the same ones.
-      compare(desc, head.run(kernels::key_rebuild_cpu, desc), head.run(kernels::key_rebuild_ref, desc));
+      compare(desc, head.run(tested, desc), head.run(kernels::key_rebuild_ref, desc));
     }
   });
 }
@@ -152,14 +159,15 @@ TEST(KeyRebuildRef, is_the_formula_at_a_far_position) {
   KeyRebuildDesc desc{.dtype = DType::f32, .rank = 3, .chunk = 4, .head_dim = 16, .rope = {}};
   const Tables tables(16, false, 1.0f, 1 << 20);
   desc.rope = tables.view;
-  const int32_t chunk = 200000, slot = 1, n = 1;
+  const std::vector<int32_t> chunk = {200000}, slot = {1}, n = {1};
   std::vector<float> a(4 * 3), b(3 * 16), mu(16), region(2 * 4 * 16);
   for (auto* x : {&a, &b, &mu})
     for (float& value : *x) value = rng.normal();
-  std::vector<void*> pages(static_cast<std::size_t>(chunk) + 1, a.data());
+  std::vector<void*> pages(static_cast<std::size_t>(chunk[0]) + 1, a.data());
   const BasisSegment segment{b.data(), mu.data(), 0};
-  const KeyRebuildItem item{{pages.data(), 0, 1, 48}, &segment, 1, &chunk, &slot, &n, region.data()};
-  for (auto op : {kernels::key_rebuild_ref, kernels::key_rebuild_cpu}) {
+  const KeyRebuildItem item{{pages.data(), 0, 1, 48, static_cast<int32_t>(pages.size())}, &segment, 1, chunk.data(),
+                            slot.data(), n.data(), 1, region.data()};
+  for (auto op : {Op{kernels::key_rebuild_ref}, Op{tested}}) {
     op(desc, {&item, 1});
     for (int64_t t = 0; t < 4; ++t) {
       double k[16];
@@ -168,7 +176,7 @@ TEST(KeyRebuildRef, is_the_formula_at_a_far_position) {
         for (int j = 0; j < 3; ++j) k[d] += static_cast<double>(a[t * 3 + j]) * b[j * 16 + d];
       }
       for (int i = 0; i < 8; ++i) {
-        const double angle = static_cast<double>(chunk * int64_t{4} + t) * std::pow(1e4, -2.0 * i / 16);
+        const double angle = static_cast<double>(chunk[0] * int64_t{4} + t) * std::pow(1e4, -2.0 * i / 16);
         const float* out = region.data() + 64 + t * 16;
         EXPECT_NEAR(out[i], k[i] * std::cos(angle) - k[i + 8] * std::sin(angle), 1e-4);
         EXPECT_NEAR(out[i + 8], k[i + 8] * std::cos(angle) + k[i] * std::sin(angle), 1e-4);
@@ -180,7 +188,7 @@ TEST(KeyRebuildRef, is_the_formula_at_a_far_position) {
 TEST(KeyRebuild, a_chunk_is_the_same_bytes_in_any_list_slot_item_and_thread_count) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 12; ++trial) {
+    for (int trial = 0; trial < (tested_slowly() ? 2 : 12); ++trial) {
       KeyRebuildDesc desc = random_desc(rng, trial % 2 == 0 ? BlockCodec::raw : BlockCodec::int8);
       const Tables tables(desc.head_dim, false, 1.0f, 4096);
       desc.rope = tables.view;
@@ -188,20 +196,47 @@ TEST(KeyRebuild, a_chunk_is_the_same_bytes_in_any_list_slot_item_and_thread_coun
       std::vector<unsigned char> many;
       with_threads(3, [&] {
         const KeyRebuildItem both[] = {other.item, head.item};
-        kernels::key_rebuild_cpu(desc, both);
+        tested(desc, both);
         many.assign(head.region->data(), head.region->data() + head.region->size());
       });
       const int64_t bytes = Head::slot_bytes(desc);
-      for (int32_t i = 0; i < head.n; ++i) {
-        const int32_t one = 1, slot = 0;
+      const std::vector<int32_t> one = {1}, slot = {0};
+      for (int32_t i = 0; i < head.n[0]; ++i) {
         KeyRebuildItem alone = head.item;
         alone.chunks += i;
-        alone.slots = &slot;
-        alone.n = &one;
-        with_threads(1, [&] { kernels::key_rebuild_cpu(desc, {&alone, 1}); });
+        alone.slots = slot.data();
+        alone.n = one.data();
+        alone.max_n = 1;
+        with_threads(1, [&] { tested(desc, {&alone, 1}); });
         expect_same_bytes(head.region->data(), many.data() + head.slots[i] * bytes, static_cast<std::size_t>(bytes),
                           describe(desc));
       }
+    }
+  });
+}
+
+// Work that *n leaves empty does nothing, and how much there is, which decides how rows are shared out among threads,
+// changes no bit.
+TEST(KeyRebuild, bound_of_the_list_changes_no_bit) {
+  Random rng;
+  for_each_target([&] {
+    for (BlockCodec codec : {BlockCodec::raw, BlockCodec::int8}) {
+      KeyRebuildDesc desc = random_desc(rng, codec);
+      desc.dtype = DType::bf16;
+      desc.chunk = 32;
+      desc.rank = rng.pick({37, 160});
+      const Tables tables(desc.head_dim, false, 1.0f, 4096);
+      desc.rope = tables.view;
+      Head head(rng, desc, 12, 5, 2, Fill::normal);
+      head.item.max_n = head.n[0];
+      const std::vector<unsigned char> tight = head.run(tested, desc);
+      head.item.max_n = 1100;
+      const std::vector<unsigned char> loose = head.run(tested, desc);
+      expect_same_bytes(loose.data(), tight.data(), tight.size(), describe(desc));
+      head.n[0] = 0;
+      head.item.max_n = 4;
+      const std::vector<unsigned char> none = head.run(tested, desc);
+      EXPECT_TRUE(std::all_of(none.begin(), none.end(), [](unsigned char c) { return c == 0x5a; }));
     }
   });
 }
@@ -211,7 +246,7 @@ TEST(KeyRebuild, carries_a_nan_row_of_a_into_its_key_only) {
   Random rng;
   for_each_target([&] {
     for (BlockCodec codec : {BlockCodec::raw, BlockCodec::int8})
-      for (auto op : {kernels::key_rebuild_cpu, kernels::key_rebuild_ref}) {
+      for (auto op : {Op{tested}, Op{kernels::key_rebuild_ref}}) {
         KeyRebuildDesc desc = random_desc(rng, codec);
         const Tables tables(desc.head_dim / 2, rng.chance(0.5), 1.0f, 4096);
         desc.rope = tables.view;
@@ -237,7 +272,7 @@ TEST(KeyRebuild, carries_a_nan_row_of_a_into_its_key_only) {
 TEST(KeyRebuild, int8_rows_are_scale_times_code) {
   Random rng;
   for_each_target([&] {
-    for (auto op : {kernels::key_rebuild_cpu, kernels::key_rebuild_ref})
+    for (auto op : {Op{tested}, Op{kernels::key_rebuild_ref}})
       for (int32_t chunk : {4, 8, 16, 32}) {
         KeyRebuildDesc coded{.dtype = DType::f32, .rank = 37, .chunk = chunk, .head_dim = 80, .rope = {},
                              .a_codec = BlockCodec::int8};
@@ -258,11 +293,11 @@ TEST(KeyRebuild, int8_rows_are_scale_times_code) {
             rows[t * 37 + j] = scale * static_cast<float>(code);
           }
         }
-        const int32_t zero = 0, one = 1;
+        const std::vector<int32_t> zero = {0}, one = {1};
         const BasisSegment segment{b.data(), mu.data(), 0};
         void* page = block.data();
-        KeyRebuildItem item{{&page, 0, 1, static_cast<int32_t>(format.block_bytes())}, &segment, 1, &zero, &zero,
-                            &one, got.data()};
+        KeyRebuildItem item{{&page, 0, 1, static_cast<int32_t>(format.block_bytes()), 1}, &segment, 1, zero.data(),
+                            zero.data(), one.data(), 1, got.data()};
         op(coded, {&item, 1});
         page = rows.data();
         item.slot_region = want.data();
@@ -301,7 +336,8 @@ void bench_codec(BlockCodec codec) {
   std::vector<uint16_t> a(static_cast<std::size_t>(layers * n_chunks * block / 2), f32_to_bf16(0.5f)),
       b(static_cast<std::size_t>(heads * desc.rank * desc.head_dim), f32_to_bf16(0.25f)),
       slots(static_cast<std::size_t>(heads * n * slot));
-  std::vector<int32_t> chunks(static_cast<std::size_t>(4 * heads * n)), slot_ids(static_cast<std::size_t>(n));
+  std::vector<int32_t> chunks(static_cast<std::size_t>(4 * heads * n)), slot_ids(static_cast<std::size_t>(n)),
+      count = {n};
   for (int32_t& c : chunks) c = static_cast<int32_t>(rng.integer(0, n_chunks - 1));
   std::iota(slot_ids.begin(), slot_ids.end(), 0);
   for_each_bench_target([&](const char* variant) {
@@ -323,14 +359,15 @@ void bench_codec(BlockCodec codec) {
       for (int32_t h = 0; h < heads; ++h)
         segments.push_back({b.data() + h * desc.rank * desc.head_dim, b.data(), 0});
       for (int32_t h = 0; h < heads; ++h)
-        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(block)},
+        items.push_back({{&page, 0, n_chunks, static_cast<int32_t>(block), 1},
                          &segments[static_cast<std::size_t>(h)],
                          1,
                          chunks.data() + (sample % 4 * heads + h) * n,
                          slot_ids.data(),
-                         &n,
+                         count.data(),
+                         n,
                          slots.data() + h * n * slot});
-      kernels::key_rebuild_cpu(desc, items);
+      tested(desc, items);
     });
   });
 }

@@ -23,62 +23,108 @@ struct Pages {
   int64_t n_bytes;
 };
 
-struct Shape {
-  DType dtype;
-  int32_t heads, head_dim, page_tokens;
-  int64_t first, n;
-  int64_t page_bytes() const { return int64_t{2} * heads * page_tokens * head_dim * dtype_bytes(dtype); }
-  int64_t n_pages() const { return (first + n + page_tokens - 1) / page_tokens; }
-  std::string text() const {
-    return "heads " + std::to_string(heads) + " d " + std::to_string(head_dim) + " first " + std::to_string(first) +
-           " n " + std::to_string(n) + " dtype " + std::to_string(static_cast<int>(dtype));
-  }
-};
-
-Shape random_shape(Random& rng) {
-  return {rng.pick({DType::f32, DType::bf16}), static_cast<int32_t>(rng.integer(1, 5)), rng.pick({32, 64, 80, 96, 128}),
-          rng.pick({16, 64}), rng.integer(0, 200), rng.pick<int64_t>({1, 3, 64, 65, 200})};
+KvPageFormat random_format(Random& rng) {
+  const int32_t most = tested_slowly() ? 3 : 5;
+  return {rng.pick({DType::f32, DType::bf16}), static_cast<int32_t>(rng.integer(1, most)),
+          rng.pick({32, 64, 80, 96, 128}), rng.pick({16, 64})};
 }
 
-TEST(KvAppend, writes_the_rounded_rows_and_nothing_else) {
-  Random rng;
-  for (int round = 0; round < 40; ++round) {
-    const Shape s = random_shape(rng);
-    Pages got(s.n_pages(), s.page_bytes()), want(s.n_pages(), s.page_bytes());
-    Buffer<float> k(s.n * s.heads * s.head_dim), v(s.n * s.heads * s.head_dim);
-    fill_rows(rng, Fill::biased, DType::f32, k.data(), s.n, s.heads * s.head_dim);
-    fill_rows(rng, Fill::extremes, DType::f32, v.data(), s.n, s.heads * s.head_dim);
-    kv_append_ref({s.dtype, s.heads, s.head_dim, s.page_tokens, want.pointers.data(), s.first, s.n, k.data(), v.data()});
-    kv_append_cpu({s.dtype, s.heads, s.head_dim, s.page_tokens, got.pointers.data(), s.first, s.n, k.data(), v.data()});
-    for (std::size_t i = 0; i < got.pointers.size(); ++i) {
-      expect_same_bytes(got.pointers[i], want.pointers[i], static_cast<std::size_t>(s.page_bytes()), s.text());
-    }
+int64_t page_bytes(const KvPageFormat& f) {
+  return int64_t{2} * f.heads * f.page_tokens * f.head_dim * dtype_bytes(f.dtype);
+}
+
+// One run of tokens with its rows and two copies of its pages. What lies before its first page is never looked at.
+struct Tokens {
+  Tokens(Random& rng, const KvPageFormat& format, int64_t first_, int64_t n_)
+      : first(first_), n(n_), k(n * format.heads * format.head_dim), v(k.size()),
+        got((first + n + format.page_tokens - 1) / format.page_tokens, page_bytes(format)),
+        want(static_cast<int64_t>(got.pointers.size()), page_bytes(format)) {
+    fill_rows(rng, Fill::biased, DType::f32, k.data(), n, format.heads * format.head_dim);
+    fill_rows(rng, Fill::extremes, DType::f32, v.data(), n, format.heads * format.head_dim);
+    const int64_t before = n > 0 ? first / format.page_tokens : static_cast<int64_t>(got.pointers.size());
+    std::fill_n(got.pointers.begin(), before, nullptr);
   }
+  KvAppendItem item(Pages& pages) { return {pages.pointers.data(), first, n, k.data(), v.data()}; }
+  std::string text(const KvPageFormat& f) const {
+    return "heads " + std::to_string(f.heads) + " d " + std::to_string(f.head_dim) + " first " +
+           std::to_string(first) + " n " + std::to_string(n) + " dtype " + std::to_string(static_cast<int>(f.dtype));
+  }
+  int64_t first, n;
+  Buffer<float> k, v;
+  Pages got, want;
+};
+
+std::unique_ptr<Tokens> random_run(Random& rng, const KvPageFormat& format) {
+  const int64_t few = rng.pick<int64_t>({0, 1, 1, 3, 20}), n = tested_slowly() ? few : few * rng.integer(1, 10);
+  return std::make_unique<Tokens>(rng, format, rng.integer(0, 200), n);
+}
+
+TEST(KvAppend, writes_the_rounded_rows_of_every_run_and_nothing_else) {
+  Random rng;
+  for_each_target([&] {
+    for (int round = 0; round < (tested_slowly() ? 6 : 30); ++round) {
+      const KvPageFormat format = random_format(rng);
+      std::vector<std::unique_ptr<Tokens>> runs;
+      std::vector<KvAppendItem> got, want;
+      for (int64_t i = round == 0 ? 40 : rng.integer(1, 4); i > 0; --i) runs.push_back(random_run(rng, format));
+      for (const auto& run : runs) {
+        got.push_back(run->item(run->got));
+        want.push_back(run->item(run->want));
+      }
+      kv_append_ref(format, want);
+      tested_ops().kv_append(format, got);
+      for (const auto& run : runs) {
+        for (std::size_t i = 0; i < run->got.buffers.size(); ++i) {
+          expect_same_bytes(run->got.buffers[i]->data(), run->want.buffers[i]->data(),
+                            static_cast<std::size_t>(page_bytes(format)), run->text(format));
+        }
+      }
+      if (HasFatalFailure()) return;
+    }
+  });
 }
 
 TEST(KvAppend, of_no_tokens_touches_no_page) {
-  kv_append_cpu({DType::bf16, 2, 32, 64, nullptr, 10, 0, nullptr, nullptr});
-  kv_append_ref({DType::bf16, 2, 32, 64, nullptr, 10, 0, nullptr, nullptr});
+  const KvPageFormat format{DType::bf16, 2, 32, 64};
+  tested_ops().kv_append(format, {});
+  tested_ops().kv_append(format, {{KvAppendItem{nullptr, 10, 0, nullptr, nullptr}}});
+  kv_append_ref(format, {{KvAppendItem{nullptr, 10, 0, nullptr, nullptr}}});
+}
+
+TEST(KvAppend, keeps_nan_and_infinities) {
+  const KvPageFormat format{DType::bf16, 1, 32, 16};
+  for_each_target([&] {
+    Pages page(1, page_bytes(format));
+    Buffer<float> k(32), v(32);
+    std::fill_n(k.data(), 32, std::numeric_limits<float>::quiet_NaN());
+    std::fill_n(v.data(), 32, -std::numeric_limits<float>::infinity());
+    tested_ops().kv_append(format, {{KvAppendItem{page.pointers.data(), 3, 1, k.data(), v.data()}}});
+    for (int64_t i = 0; i < 32; ++i) {
+      EXPECT_TRUE(std::isnan(load_f32(page.pointers[0], DType::bf16, 3 * 32 + i))) << i;
+      EXPECT_EQ(load_f32(page.pointers[0], DType::bf16, (16 + 3) * 32 + i), v[i]) << i;
+    }
+  });
 }
 
 TEST(KvGather, gives_back_the_keys_that_were_appended) {
   Random rng;
-  for (int round = 0; round < 40; ++round) {
-    const Shape s = random_shape(rng);
-    Pages pages(s.n_pages(), s.page_bytes());
-    Buffer<float> k(s.n * s.heads * s.head_dim), v(s.n * s.heads * s.head_dim);
-    fill_rows(rng, Fill::biased, DType::f32, k.data(), s.n, s.heads * s.head_dim);
-    kv_append_ref({s.dtype, s.heads, s.head_dim, s.page_tokens, pages.pointers.data(), s.first, s.n, k.data(), v.data()});
-    const int64_t size = s.n * s.heads * s.head_dim;
-    Buffer<float> got(size), want(size);
-    kv_gather_ref({s.dtype, s.heads, s.head_dim, s.page_tokens, pages.pointers.data(), s.first, s.n, want.data()});
-    kv_gather_cpu({s.dtype, s.heads, s.head_dim, s.page_tokens, pages.pointers.data(), s.first, s.n, got.data()});
-    expect_same_bytes(got.data(), want.data(), static_cast<std::size_t>(size) * 4, s.text());
-    for (int64_t i = 0; i < size; ++i) {
-      const float rounded = s.dtype == DType::f32 ? k[i] : bf16_to_f32(f32_to_bf16(k[i]));
-      ASSERT_EQ(got[i], rounded) << s.text() << " element " << i;
+  for_each_target([&] {
+    for (int round = 0; round < (tested_slowly() ? 8 : 40); ++round) {
+      const KvPageFormat format = random_format(rng);
+      const auto run = random_run(rng, format);
+      kv_append_ref(format, {{run->item(run->want)}});
+      const int64_t before = run->n > 0 ? run->first / format.page_tokens : 0;
+      std::fill_n(run->want.pointers.begin(), before, nullptr);
+      Buffer<float> got(run->k.size()), want(run->k.size());
+      kv_gather_ref({format, run->want.pointers.data(), run->first, run->n, want.data()});
+      tested_ops().kv_gather({format, run->want.pointers.data(), run->first, run->n, got.data()});
+      expect_same_bytes(got.data(), want.data(), static_cast<std::size_t>(got.size()) * 4, run->text(format));
+      for (int64_t i = 0; i < got.size(); ++i) {
+        const float rounded = format.dtype == DType::f32 ? run->k[i] : bf16_to_f32(f32_to_bf16(run->k[i]));
+        ASSERT_EQ(got[i], rounded) << run->text(format) << " element " << i;
+      }
     }
-  }
+  });
 }
 
 void bench() {}  // copies of the prefill path; their time is in the prefill benchmark

@@ -28,6 +28,10 @@ inline constexpr Choice kChoices[] = {
     {DigestKind::keys_2bit, BlockCodec::raw, "keys_2bit"},
 };
 
+inline void tested_landmark_build(const DigestFormat& format, std::span<const LandmarkBuildItem> items) {
+  tested_ops().landmark_build(format, items);
+}
+
 struct Digest {  // of a run of chunks, gathered from pages
   std::vector<unsigned char> rows;
   std::vector<uint16_t> scales, variances;
@@ -47,7 +51,7 @@ struct Pages {
       data.push_back(std::make_unique<Buffer<unsigned char>>(32 + n * row_bytes));
       pointers.push_back(data.back()->data());
     }
-    view = {pointers.data(), 32, per_page, static_cast<int32_t>(row_bytes)};
+    view = {pointers.data(), 32, per_page, static_cast<int32_t>(row_bytes), static_cast<int32_t>(pointers.size())};
   }
   void clear() {
     for (const auto& page : data) std::fill(page->span().begin(), page->span().end(), kUnwritten);

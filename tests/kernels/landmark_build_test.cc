@@ -7,7 +7,7 @@ namespace skv::test {
 namespace {
 
 using Op = kernels::LandmarkBuildFn;
-constexpr Op kOps[] = {kernels::landmark_build_cpu, kernels::landmark_build_ref};
+constexpr Op kOps[] = {tested_landmark_build, kernels::landmark_build_ref};
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN(), kInf = std::numeric_limits<float>::infinity();
 
 void expect_same_digest(const Digest& a, const Digest& b, const std::string& params) {
@@ -133,11 +133,13 @@ TEST(LandmarkBuild, every_digest_matches_its_definition_and_the_reference) {
       for (DType dtype : {DType::f32, DType::bf16})
         for (int32_t chunk : {4, 8, 16, 32})
           for (int32_t dim : {32, 64, 80, 96, 128, 256}) {
+            if (tested_slowly() && !rng.chance(0.15)) continue;
             const DigestFormat format{choice.kind, choice.codec, dtype, chunk, dim};
             ASSERT_TRUE(kernels::landmark_build_supports(format));
             const Fill fill = rng.pick({Fill::normal, Fill::ties, Fill::extremes, Fill::biased, Fill::zeros});
             const float size = rng.pick({1.0f, 1.0f, 1e-4f, 0.5f});
-            const int32_t max_chunks = chunk * dim <= 1024 && rng.chance(0.3) ? 70 : 2;  // 64 are one unit of work
+            const int32_t unit = tested_slowly() ? 8 : 64;  // chunks of a unit of work
+            const int32_t max_chunks = chunk * dim <= 1024 && rng.chance(0.3) ? unit + 6 : 2;
             Head head(rng, format, fill, static_cast<int32_t>(rng.integer(0, 4)), max_chunks,
                       static_cast<int32_t>(rng.integer(0, 9)), size);
             const std::string params = std::string(" ") + choice.name + " " + fill_name(fill) +
@@ -145,7 +147,7 @@ TEST(LandmarkBuild, every_digest_matches_its_definition_and_the_reference) {
                                        " size=" + std::to_string(size) + (dtype == DType::f32 ? " f32" : " bf16");
             const int weights = rng.pick({0, 0, 1, 2});  // none, powers of two, any
             if (weights > 0) head.add_weights(rng, weights == 1);
-            compare(head, head.run(kernels::landmark_build_cpu), head.run(kernels::landmark_build_ref),
+            compare(head, head.run(tested_landmark_build), head.run(kernels::landmark_build_ref),
                     params + " weights " + std::to_string(weights), weights == 2);
             if (::testing::Test::HasFatalFailure()) return;
           }
@@ -166,9 +168,9 @@ TEST(LandmarkBuild, power_of_two_weights_give_the_bits_of_weighted_keys_and_leav
         weighted.add_weights(rng, true);
         const std::vector<double> products = weighted.weighted_keys();
         scaled.add_span(std::vector<float>(products.begin(), products.end()));
-        const Digest got = weighted.run(kernels::landmark_build_cpu);
-        expect_same_digest(got, scaled.run(kernels::landmark_build_cpu), choice.name);
-        const Digest cosines = plain.run(kernels::landmark_build_cpu);
+        const Digest got = weighted.run(tested_landmark_build);
+        expect_same_digest(got, scaled.run(tested_landmark_build), choice.name);
+        const Digest cosines = plain.run(tested_landmark_build);
         expect_same_bytes(got.cosine.data(), cosines.cosine.data(), got.cosine.size() * 4, "cosines");
       }
   });
@@ -181,6 +183,7 @@ TEST(LandmarkBuild, serves_the_codecs_of_digest_format_only) {
   EXPECT_FALSE(kernels::landmark_build_supports({DigestKind::mean, BlockCodec::raw, DType::f16, 8, 128}));
   EXPECT_FALSE(kernels::landmark_build_supports({DigestKind::mean, BlockCodec::raw, DType::bf16, 8, 272}));
   EXPECT_FALSE(kernels::landmark_build_supports({DigestKind::mean, BlockCodec::raw, DType::bf16, 8, 72}));
+  EXPECT_FALSE(kernels::landmark_build_supports({DigestKind::mean, BlockCodec::raw, DType::bf16, 33, 128}));
 }
 
 TEST(LandmarkBuild, a_chunk_depends_on_its_own_keys_only) {
@@ -189,20 +192,20 @@ TEST(LandmarkBuild, a_chunk_depends_on_its_own_keys_only) {
     for (const Choice& choice : kChoices) {
       const DigestFormat format{choice.kind, choice.codec, rng.pick({DType::f32, DType::bf16}),
                                 rng.pick({4, 8, 16, 32}), rng.pick({32, 64, 80, 96, 128, 256})};
-      Head head(rng, format, rng.pick({Fill::normal, Fill::biased}), 3, 80, 2, 1.0f);
+      Head head(rng, format, rng.pick({Fill::normal, Fill::biased}), 3, tested_slowly() ? 4 : 80, 2, 1.0f);
       Digest all, other, alone;
-      with_threads(3, [&] { all = head.run(kernels::landmark_build_cpu); });
-      with_threads(1, [&] { other = head.run(kernels::landmark_build_cpu); });
+      with_threads(3, [&] { all = head.run(tested_landmark_build); });
+      with_threads(1, [&] { other = head.run(tested_landmark_build); });
       expect_same_digest(all, other, std::string(choice.name) + " threads");
       expect_same_bytes(all.cosine.data(), other.cosine.data(), all.cosine.size() * 4, "cosines");
-      expect_same_digest(all, head.run(kernels::landmark_build_cpu, false), std::string(choice.name) + " no cosine");
+      expect_same_digest(all, head.run(tested_landmark_build, false), std::string(choice.name) + " no cosine");
       const std::vector<double> keys = head.weighted_keys();
       const std::size_t n = static_cast<std::size_t>(format.chunk) * static_cast<std::size_t>(format.head_dim);
       for (std::size_t j = 0; j < static_cast<std::size_t>(head.n_chunks); ++j) {
         Head single(format, static_cast<int32_t>(rng.integer(0, 3)));
         single.add_span(std::vector<float>(keys.begin() + static_cast<int64_t>(j * n),
                                            keys.begin() + static_cast<int64_t>((j + 1) * n)));
-        const Digest one = single.run(kernels::landmark_build_cpu);
+        const Digest one = single.run(tested_landmark_build);
         alone.rows.insert(alone.rows.end(), one.rows.begin(), one.rows.end());
         alone.scales.insert(alone.scales.end(), one.scales.begin(), one.scales.end());
         alone.variances.insert(alone.variances.end(), one.variances.begin(), one.variances.end());
@@ -292,7 +295,7 @@ TEST(LandmarkBuild, sizes_beyond_squares_of_f32_keep_their_cosines_and_means) {
         Head unit(plain), head(plain);
         unit.add_span(keys);
         head.add_span(scaled);
-        const Digest got = head.run(kernels::landmark_build_cpu), want = head.run(kernels::landmark_build_ref);
+        const Digest got = head.run(tested_landmark_build), want = head.run(kernels::landmark_build_ref);
         expect_close(got.cosine, unit.run(kernels::landmark_build_ref).cosine, 1e-4f, "cosine" + params);
         expect_close(want.cosine, got.cosine, 1e-4f, "cosine of the reference" + params);
         for (std::size_t j = 0; j < got.variances.size(); ++j) {
@@ -339,11 +342,11 @@ TEST(LandmarkBuild, variance_is_half_the_mean_squared_distance_of_pairs) {
 TEST(LandmarkBuild, a_box_bounds_every_key_for_any_query) {
   Random rng;
   for_each_target([&] {
-    for (int round = 0; round < 60; ++round) {
+    for (int round = 0; round < (tested_slowly() ? 6 : 60); ++round) {
       const DigestFormat format{DigestKind::box, BlockCodec::raw, rng.pick({DType::f32, DType::bf16}),
                                 rng.pick({4, 8, 16, 32}), rng.pick({32, 64, 80, 96, 128, 256})};
       Head head(rng, format, rng.pick({Fill::normal, Fill::ties, Fill::extremes, Fill::biased}), 2, 6, 1, 1.0f);
-      const Digest digest = head.run(kernels::landmark_build_cpu);
+      const Digest digest = head.run(tested_landmark_build);
       const std::vector<double> keys = head.weighted_keys();
       const int64_t dim = format.head_dim;
       std::vector<double> q(static_cast<std::size_t>(dim));
@@ -396,7 +399,7 @@ EstimateError measure_error(Random& rng, int32_t dim, double cosine) {
   }
   Head head({DigestKind::keys_2bit, BlockCodec::raw, DType::f32, 8, dim});
   head.add_span(keys);
-  const Digest digest = head.run(kernels::landmark_build_cpu);
+  const Digest digest = head.run(tested_landmark_build);
   kernels::hadamard_rows(queries.data(), kKeys, dim, false);
   EstimateError result;
   std::vector<double> estimates(truth.size()), scales(truth.size());
@@ -422,6 +425,7 @@ EstimateError measure_error(Random& rng, int32_t dim, double cosine) {
 // The part of u across y has 0.1056 D of its squares for a normal y (less for few elements), spread over the D - 1
 // directions across y.
 TEST(LandmarkBuild, two_bit_estimates_are_short_by_a_known_share_with_an_error_known_from_the_scale) {
+  if (tested_slowly()) GTEST_SKIP() << "statistics of the codes themselves, over many keys";
   Random rng;
   for (int32_t dim : {32, 64, 80, 96, 128, 256})
     for (double cosine : {-0.9, 0.0, 0.5}) {
@@ -464,14 +468,14 @@ void bench_choice(const Choice& choice, const char* variant, bool cosine) {
     }
     const auto rows = [&](int32_t h, int64_t at, int64_t row_bytes) {
       void* const* page = &pages[static_cast<std::size_t>(h)];
-      return kernels::PagedRows{page, at * n_chunks, n_chunks, static_cast<int32_t>(row_bytes)};
+      return kernels::PagedRows{page, at * n_chunks, n_chunks, static_cast<int32_t>(row_bytes), 1};
     };
     for (int32_t h = 0; h < heads; ++h)
       items.push_back({&spans[static_cast<std::size_t>(h)], 1,
                        {rows(h, 0, format.row_bytes()), rows(h, format.row_bytes(), format.scale_bytes()),
                         rows(h, format.row_bytes() + format.scale_bytes(), format.variance_bytes())},
                        0, cosine ? lowest.data() + int64_t{h} * n_chunks : nullptr});
-    kernels::landmark_build_cpu(format, items);
+    tested_ops().landmark_build(format, items);
   });
 }
 

@@ -18,11 +18,11 @@ LandmarkScoreDesc make_desc(const DigestFormat& format, int32_t group,
   return {format, group, 1.0f / std::sqrt(static_cast<float>(format.head_dim)), reduce};
 }
 
-void run_cpu(const LandmarkScoreDesc& desc, const std::vector<LandmarkScoreItem>& items) {
+void run_tested(const LandmarkScoreDesc& desc, const std::vector<LandmarkScoreItem>& items) {
   int64_t total = 0;
   for (const LandmarkScoreItem& item : items) total += item.n;
   Buffer<char> workspace(static_cast<int64_t>(landmark_score_workspace_bytes(desc, total)), 64);
-  landmark_score_cpu(desc, items, workspace.data());
+  tested_ops().landmark_score(desc, items, workspace.data());
 }
 
 struct Result {
@@ -43,22 +43,8 @@ Result reference_of(const DigestCase& c) {
   return want;
 }
 
-// What the contract allows where logits are ordinary; for larger ones what their size makes of f32's rounding.
-double mass_tolerance(const DigestCase& c, float want) {
-  const double ordinary = c.coded() || c.desc.format.dtype != DType::f32 ? 1e-3 : 1e-4;
-  return c.amplitude < 20 ? std::min(c.error, ordinary * std::max(1.0, std::fabs(double{want}))) : c.error;
-}
-
-float score_tolerance(const DigestCase& c, std::span<const float> want) {
-  if (c.desc.reduce == ScoreReduce::raw_max) return static_cast<float>(c.error);
-  float max = 0;
-  for (const float s : want) max = std::max(max, s);
-  const double share = 1e-5 + 2 * c.error;
-  return static_cast<float>(max * (c.amplitude < 20 ? std::min(share, 2e-3) : share));
-}
-
 void compare_with_reference(const DigestCase& c, const char* what) {
-  run_cpu(c.desc, {c.item});
+  run_tested(c.desc, {c.item});
   const Result want = reference_of(c);
   const std::string params = std::string(what) + " " + c.name();
   expect_close(c.scores->span(), want.scores, score_tolerance(c, want.scores), params);
@@ -79,13 +65,17 @@ void compare_with_reference(const DigestCase& c, const char* what) {
 TEST(LandmarkScore, matches_reference_for_every_format_shape_and_fill) {
   Random rng;
   for_each_target([&] {
+    const std::vector<int32_t> groups = {1, 2, 3, 4, 7, 8, 9};
+    const int64_t first = rng.integer(0, 6);
     for (const int32_t dim : {32, 64, 80, 96, 128, 256}) {
-      for (const int32_t group : {1, 2, 3, 4, 7, 8, 9}) {
+      for (const int32_t group : groups) {
+        int64_t turn = first + dim / 16;
         for (const DigestFormat& format : digest_formats(dim, rng.pick({4, 8, 16, 32}))) {
           const LandmarkScoreDesc desc = make_desc(format, group, kReduces[rng.integer(0, 1)]);
           ASSERT_TRUE(landmark_score_supports(desc));
+          if (tested_slowly() && group != groups[static_cast<std::size_t>(turn++) % groups.size()]) continue;
           const Fill fill = kAllFills[rng.integer(0, 4)];
-          const auto n = static_cast<int32_t>(rng.integer(1, 150));
+          const auto n = static_cast<int32_t>(rng.integer(1, tested_slowly() ? 50 : 150));
           compare_with_reference(*make_digest_case(rng, desc, fill, n, rng.pick({0.0, 0.05, 0.9})), fill_name(fill));
           if (::testing::Test::HasFatalFailure()) return;
         }
@@ -97,8 +87,10 @@ TEST(LandmarkScore, matches_reference_for_every_format_shape_and_fill) {
 TEST(LandmarkScore, matches_reference_around_tile_and_unit_lengths) {
   Random rng;
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(32, 4)) {
-      for (const int32_t n : {1, 15, 16, 17, 63, 64, 65, 1023, 1024, 1025, 2048, 2049}) {
+    for (const DigestFormat& format : some_formats(rng, 32, 4)) {
+      for (const int32_t n : tested_slowly() ? std::vector{1, 255, 256, 257, 513}
+                                             : std::vector{1, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025,
+                                                           2048, 2049}) {
         const LandmarkScoreDesc desc = make_desc(format, rng.pick({4, 10}), kReduces[rng.integer(0, 1)]);
         compare_with_reference(*make_digest_case(rng, desc, Fill::normal, n, rng.pick({0.0, 0.1})), "lengths");
         if (::testing::Test::HasFatalFailure()) return;
@@ -139,6 +131,31 @@ TEST(LandmarkScore, refuses_what_it_cannot_read) {
   EXPECT_FALSE(served({DigestKind::keys_2bit, BlockCodec::int8, DType::bf16, 8, 128}));
 }
 
+TEST(LandmarkScore, weights_are_queries_multiplied_beforehand) {
+  Random rng;
+  for_each_target([&] {
+    for (const DigestFormat& format : digest_formats(96, 8)) {
+      const LandmarkScoreDesc desc = make_desc(format, rng.pick({3, 5}), kReduces[rng.integer(0, 1)]);
+      const auto c = make_digest_case(rng, desc, Fill::normal, 70, 0.1);
+      Buffer<float> weights(96), mass(int64_t{desc.group} * 70);
+      for (float& w : weights.span()) w = rng.uniform(-1, 1);
+      c->item.weights = weights.data();
+      compare_with_reference(*c, "weights");
+      if (::testing::Test::HasFatalFailure()) return;
+      c->item.log_mass = mass.data();
+      c->item.log_mass_stride = 70;
+      run_tested(desc, {c->item});
+      const std::vector<float> scores(c->scores->data(), c->scores->data() + 70);
+      const std::vector<float> masses(mass.data(), mass.data() + mass.size());
+      for (int64_t i = 0; i < c->q->size(); ++i) (*c->q)[i] *= weights[i % 96];
+      c->item.weights = nullptr;
+      run_tested(desc, {c->item});
+      expect_same_bytes(c->scores->data(), scores.data(), scores.size() * 4, c->name());
+      expect_same_bytes(mass.data(), masses.data(), masses.size() * 4, c->name());
+    }
+  });
+}
+
 // The most that the sums of the codes' products can be: int32 must hold them. Of the same sign as q, and opposed.
 TEST(LandmarkScore, holds_the_largest_sums_of_codes) {
   Random rng;
@@ -152,7 +169,7 @@ TEST(LandmarkScore, holds_the_largest_sums_of_codes) {
         *static_cast<uint16_t*>(c->item.digest.scales.row(j)) = f32_to_f16(0.001f);
       }
       const Result want = reference_of(*c);
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       expect_close(c->scores->span(), want.scores, 1e-4f, c->name());
     }
   });
@@ -168,7 +185,7 @@ TEST(LandmarkScore, rounding_q_to_16_bits_costs_less_than_1e_4_of_a_logit) {
     Buffer<float> mass(4 * 1000);
     c->item.log_mass = mass.data();
     c->item.log_mass_stride = 1000;
-    run_cpu(c->desc, {c->item});
+    run_tested(c->desc, {c->item});
     const Result want = reference_of(*c);
     double square = 0;
     for (std::size_t i = 0; i < mass.span().size(); ++i) {
@@ -201,7 +218,7 @@ TEST(LandmarkScore, sums_the_keys_of_a_chunk) {
       Buffer<float> mass(chunk);
       c->item.log_mass = mass.data();
       c->item.log_mass_stride = chunk;
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       for (int32_t j = 0; j < chunk; ++j) ASSERT_NEAR(mass[j], std::log(j + 1.0), 5e-7) << c->name();
     }
   });
@@ -211,10 +228,10 @@ TEST(LandmarkScore, best_chunks_are_those_of_the_reference) {
   Random rng;
   for_each_target([&] {
     for (const Fill fill : {Fill::normal, Fill::biased}) {
-      for (const DigestFormat& format : digest_formats(64, 8)) {
+      for (const DigestFormat& format : some_formats(rng, 64, 8)) {
         const ScoreReduce reduce = format.kind == DigestKind::box ? ScoreReduce::raw_max : ScoreReduce::softmax_max;
-        const auto c = make_digest_case(rng, make_desc(format, 4, reduce), fill, 1500, 0.02);
-        run_cpu(c->desc, {c->item});
+        const auto c = make_digest_case(rng, make_desc(format, 4, reduce), fill, some(1500), 0.02);
+        run_tested(c->desc, {c->item});
         const std::vector<float> want = reference_of(*c).scores;
         std::vector<int32_t> order(want.size()), best(want.size());
         std::iota(order.begin(), order.end(), 0);
@@ -237,11 +254,11 @@ TEST(LandmarkScore, best_chunks_are_those_of_the_reference) {
 TEST(LandmarkScore, writes_minus_infinity_and_nothing_else_where_all_is_excluded) {
   Random rng;
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(32, 4)) {
-      for (const int32_t n : {0, 1, 70, 1500}) {
+    for (const DigestFormat& format : some_formats(rng, 32, 4)) {
+      for (const int32_t n : {0, 1, 70, some(1500)}) {
         const LandmarkScoreDesc desc = make_desc(format, 4, kReduces[rng.integer(0, 1)]);
         const auto c = make_digest_case(rng, desc, Fill::normal, n, 1.0);
-        run_cpu(c->desc, {c->item});
+        run_tested(c->desc, {c->item});
         for (const float s : c->scores->span()) ASSERT_EQ(s, kExcluded) << c->name();
         for (int64_t i = 0; c->log_mass && i < c->log_mass->size(); ++i) {
           ASSERT_EQ((*c->log_mass)[i], i % c->item.log_mass_stride < n ? kExcluded : -7.0f) << c->name();
@@ -255,7 +272,7 @@ TEST(LandmarkScore, does_not_let_excluded_digests_reach_the_others) {
   Random rng;
   for_each_target([&] {
     for (const DigestFormat& format : digest_formats(64, 4)) {
-      const auto n = static_cast<int32_t>(rng.pick({200, 1100}));
+      const auto n = static_cast<int32_t>(rng.pick({200, some(1100)}));
       const auto c = make_digest_case(rng, make_desc(format, 4, kReduces[rng.integer(0, 1)]), Fill::normal, n, 0.1);
       for (int32_t j = 0; j < n; ++j) {
         if (c->is_excluded(j)) poison_digest(rng, *c, j);
@@ -269,10 +286,10 @@ TEST(LandmarkScore, does_not_let_excluded_digests_reach_the_others) {
 TEST(LandmarkScore, keeps_nan_in_its_item) {
   Random rng;
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(64, 4)) {
+    for (const DigestFormat& format : some_formats(rng, 64, 4)) {
       for (const bool in_q : {true, false}) {
         const ScoreReduce reduce = kReduces[rng.integer(0, 1)];
-        const auto n = static_cast<int32_t>(rng.pick({90, 1100}));
+        const auto n = static_cast<int32_t>(rng.pick({90, some(1100)}));
         std::vector<std::unique_ptr<DigestCase>> cases;
         std::vector<LandmarkScoreItem> items;
         for (int i = 0; i < 3; ++i) {
@@ -286,7 +303,7 @@ TEST(LandmarkScore, keeps_nan_in_its_item) {
         if (in_q) (*cases[1]->q)[64 * head + 63] = bad;
         else poison_digest(rng, *cases[1], damaged);
         for (const auto& c : cases) items.push_back(c->item);
-        run_cpu(cases[0]->desc, items);
+        run_tested(cases[0]->desc, items);
         for (int32_t j = 0; j < n; ++j) {
           for (const std::size_t other : {0, 2}) {
             const float s = (*cases[other]->scores)[j];
@@ -314,12 +331,13 @@ TEST(LandmarkScore, keeps_valid_chunks_apart_from_excluded_ones_when_every_logit
   for_each_target([&] {
     for (const ScoreReduce reduce : kReduces) {
       const auto c = make_digest_case(
-          rng, make_desc({DigestKind::mean, BlockCodec::raw, DType::f32, 8, 32}, 2, reduce), Fill::normal, 1100, 0.0);
+          rng, make_desc({DigestKind::mean, BlockCodec::raw, DType::f32, 8, 32}, 2, reduce), Fill::normal, some(1100),
+          0.0);
       for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
       for (int32_t j = 0; j < c->item.n; ++j) {
         for (int32_t d = 0; d < 32; ++d) store_f32(c->item.digest.rows.row(j), DType::f32, d, kExcluded);
       }
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       for (const float s : c->scores->span()) ASSERT_EQ(s, reduce == ScoreReduce::raw_max ? -FLT_MAX : 0.0f);
     }
   });
@@ -328,12 +346,16 @@ TEST(LandmarkScore, keeps_valid_chunks_apart_from_excluded_ones_when_every_logit
 TEST(LandmarkScore, gives_equal_scores_to_equal_digests_wherever_they_stand) {
   Random rng;
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(80, 8)) {
+    for (const DigestFormat& format : some_formats(rng, 80, 8)) {
       const LandmarkScoreDesc desc = make_desc(format, 6, kReduces[rng.integer(0, 1)]);
-      const auto c = make_digest_case(rng, desc, Fill::normal, 2100, 0.0);
-      const std::vector<int32_t> twins = {0, 1, 15, 16, 63, 64, 1023, 1024, 2050, 2097, 2098, 2099};
+      const int32_t n = some(2100);
+      const auto c = make_digest_case(rng, desc, Fill::normal, n, 0.0);
+      std::vector<int32_t> twins = {0, 1, 15, 16, 63, 64, 255, 256};
+      for (const int32_t j : {1023, 1024, n - 50, n - 3, n - 2, n - 1}) {
+        if (j < n) twins.push_back(j);
+      }
       for (const int32_t j : twins) copy_digest(*c, 0, j);
-      run_cpu(c->desc, {c->item});
+      run_tested(c->desc, {c->item});
       for (const int32_t j : twins) {
         ASSERT_EQ((*c->scores)[j], (*c->scores)[0]) << j << " " << c->name();
         for (int32_t g = 0; c->log_mass && g < 6; ++g) {
@@ -348,15 +370,15 @@ TEST(LandmarkScore, gives_equal_scores_to_equal_digests_wherever_they_stand) {
 TEST(LandmarkScore, result_depends_neither_on_threads_pages_nor_other_items) {
   Random rng;
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(64, 4)) {
+    for (const DigestFormat& format : some_formats(rng, 64, 4)) {
       const ScoreReduce reduce = kReduces[rng.integer(0, 1)];
       std::vector<std::unique_ptr<DigestCase>> cases;
       std::vector<LandmarkScoreItem> items;
-      for (const int32_t n : {2500, 3, 0, 1024, 1300}) {
+      for (const int32_t n : {some(2500), 3, 0, tested_slowly() ? 256 : 1024, some(1300)}) {
         cases.push_back(make_digest_case(rng, make_desc(format, 5, reduce), Fill::normal, n, 0.02));
         items.push_back(cases.back()->item);
       }
-      with_threads(3, [&] { run_cpu(cases[0]->desc, items); });
+      with_threads(3, [&] { run_tested(cases[0]->desc, items); });
       for (const auto& c : cases) {
         const int32_t n = std::max(c->item.n, 1);
         Pages rows, scales, variances;
@@ -375,7 +397,7 @@ TEST(LandmarkScore, result_depends_neither_on_threads_pages_nor_other_items) {
         alone.scores = scores.data();
         alone.log_mass = c->log_mass ? nullptr : mass.data();  // what else is asked for must not matter either
         alone.log_mass_stride = n;
-        with_threads(1, [&] { run_cpu(c->desc, {alone}); });
+        with_threads(1, [&] { run_tested(c->desc, {alone}); });
         expect_same_bytes(scores.data(), c->scores->data(), static_cast<std::size_t>(c->item.n) * 4, c->name());
       }
     }
@@ -383,12 +405,13 @@ TEST(LandmarkScore, result_depends_neither_on_threads_pages_nor_other_items) {
 }
 
 TEST(LandmarkScore, reads_pages_past_two_to_the_31_elements) {
+  if (!ops_see_all_memory()) GTEST_SKIP() << "so many addresses cannot be shown to a GPU";
   Random rng;
   constexpr int64_t kOffset = (int64_t{1} << 32) + 4096;
   SparseRegion region(kOffset + (256 << 10));
   void* page = region.at(0);
   for_each_target([&] {
-    for (const DigestFormat& format : digest_formats(128, 8)) {
+    for (const DigestFormat& format : some_formats(rng, 128, 8)) {
       const auto c = make_digest_case(rng, make_desc(format, 4), Fill::normal, 100, 0.0);
       int64_t at = kOffset;
       for (PagedRows* rows : {&c->item.digest.rows, &c->item.digest.scales, &c->item.digest.variances}) {
@@ -396,7 +419,7 @@ TEST(LandmarkScore, reads_pages_past_two_to_the_31_elements) {
         for (int32_t j = 0; j < 100; ++j) {
           std::memcpy(region.at(at + j * rows->row_bytes), rows->row(j), static_cast<std::size_t>(rows->row_bytes));
         }
-        *rows = {&page, at, 100, rows->row_bytes};
+        *rows = {&page, at, 100, rows->row_bytes, 1};
         at += (100 * rows->row_bytes + 15) / 16 * 16;
       }
       compare_with_reference(*c, "far rows");
@@ -437,7 +460,8 @@ void bench_format(const char* variant, const char* name, const DigestFormat& for
       void* const* first = page_list.data() + (i % layers) * pages;
       const auto rows = [&](int64_t before, int64_t bytes) {  // one array of a page after another, heads within it
         const int64_t at = kRowsPerPage * (kHeads * before + h * bytes);
-        return bytes == 0 ? PagedRows{} : PagedRows{first, at, kRowsPerPage, static_cast<int32_t>(bytes)};
+        if (bytes == 0) return PagedRows{};
+        return PagedRows{first, at, kRowsPerPage, static_cast<int32_t>(bytes), static_cast<int32_t>(pages)};
       };
       LandmarkScoreItem& item = items[static_cast<std::size_t>(h)];
       item.q = q.data() + int64_t{h} * group * format.head_dim;
@@ -446,7 +470,7 @@ void bench_format(const char* variant, const char* name, const DigestFormat& for
       item.n = n;
       item.scores = scores.data() + int64_t{h} * n;
     }
-    landmark_score_cpu(desc, items, workspace.data());
+    tested_ops().landmark_score(desc, items, workspace.data());
   });
 }
 

@@ -7,30 +7,31 @@ namespace skv::test {
 namespace {
 
 using kernels::kRopeLow;
-using kernels::RopeArgs;
+using kernels::RopeItem;
 using kernels::RopeView;
-using kernels::rope_cpu;
 using kernels::rope_ref;
 
 constexpr int64_t kPositions = int64_t{1} << 20;
 
 struct Tables {
   std::vector<double> inv_freq;
-  std::vector<float> lo, hi;
+  Buffer<float> lo, hi;
   RopeView view;
 
-  Tables(int32_t rotary_dim, double theta, bool interleaved = false, float factor = 1.0f) {
+  Tables(int32_t rotary_dim, double theta, bool interleaved = false, float factor = 1.0f)
+      : lo(kernels::rope_lo_floats(rotary_dim / 2)),
+        hi(kernels::rope_hi_floats(rotary_dim / 2, kernels::rope_hi_rows(kPositions))) {
     const int32_t pairs = rotary_dim / 2, hi_rows = kernels::rope_hi_rows(kPositions);
     for (int32_t i = 0; i < pairs; ++i) inv_freq.push_back(std::pow(theta, -2.0 * i / rotary_dim));
-    lo.resize(static_cast<std::size_t>(kernels::rope_lo_floats(pairs)));
-    hi.resize(static_cast<std::size_t>(kernels::rope_hi_floats(pairs, hi_rows)));
     kernels::rope_fill_tables(inv_freq, hi_rows, lo.data(), hi.data());
     view = RopeView{lo.data(), hi.data(), hi_rows, rotary_dim, interleaved, factor};
   }
 };
 
 // The definition with double angles, independent of the tables.
-void rotate_exactly(const Tables& tables, const RopeArgs& args, float* x) {
+void rotate(const RopeView& view, const RopeItem& item) { tested_ops().rope(view, {{item}}); }
+
+void rotate_exactly(const Tables& tables, const RopeItem& args, float* x) {
   const RopeView& view = tables.view;
   const int64_t pairs = view.rotary_dim / 2;
   for (int64_t t = 0; t < args.n; ++t) {
@@ -76,15 +77,15 @@ TEST(RopeTables, sizes_cover_the_last_position) {
   EXPECT_EQ(kernels::rope_hi_floats(32, 3), 64 * 3);
 }
 
-TEST(Rope, cpu_and_reference_are_within_1e_6_of_double_angles) {
+TEST(Rope, variants_and_reference_are_within_1e_6_of_double_angles) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 60; ++trial) {
+    for (int trial = 0; trial < (tested_slowly() ? 24 : 60); ++trial) {
       const int32_t head_dim = rng.pick({8, 32, 64, 80, 96, 128, 256});
       const int32_t heads = static_cast<int32_t>(rng.integer(1, 5));
       const int32_t rotary = trial % 3 == 0 ? head_dim / 4 * 2 : head_dim;
       const Tables tables(rotary, rng.pick({1e4, 1e6}), rng.chance(0.5), rng.pick({1.0f, 1.19f, 0.8f}));
-      RopeArgs args;
+      RopeItem args;
       args.heads = heads;
       args.head_dim = head_dim;
       args.row_stride = heads * head_dim + rng.integer(0, 9);
@@ -102,10 +103,10 @@ TEST(Rope, cpu_and_reference_are_within_1e_6_of_double_angles) {
                                std::to_string(args.pos) + " inverse=" + std::to_string(args.inverse);
       rotate_exactly(tables, args, want.data());
       args.x = x.data();
-      rope_cpu(tables.view, args);
+      rotate(tables.view, args);
       args.x = ref.data();
-      rope_ref(tables.view, args);
-      expect_close(x.span(), want.span(), tolerance, "cpu " + name);
+      rope_ref(tables.view, {{args}});
+      expect_close(x.span(), want.span(), tolerance, "variant " + name);
       expect_close(ref.span(), want.span(), tolerance, "ref " + name);
       if (HasFatalFailure()) return;
     }
@@ -120,14 +121,14 @@ TEST(Rope, inverse_undoes_forward_and_dims_past_rotary_dim_pass_through) {
       Buffer<float> x(5 * 2 * 80), original(5 * 2 * 80);
       fill_rows(rng, Fill::normal, DType::f32, x.data(), 5, 160);
       std::copy_n(x.data(), 800, original.data());
-      RopeArgs args{x.data(), 160, 5, 2, 80, 777777, false};
-      rope_cpu(tables.view, args);
+      RopeItem args{x.data(), 160, 5, 2, 80, 777777, false};
+      rotate(tables.view, args);
       EXPECT_NE(x[0], original[0]);
       for (int64_t i = 0; i < 800; ++i) {
         ASSERT_TRUE(i % 80 < 48 || x[i] == original[i]) << i;
       }
       args.inverse = true;
-      rope_cpu(tables.view, args);
+      rotate(tables.view, args);
       expect_close(x.span(), original.span(), 2e-6f * max_abs(original.span()), "round trip");
     }
   });
@@ -142,8 +143,8 @@ TEST(Rope, no_rotation_and_no_tokens_change_nothing) {
     std::copy_n(x.data(), 64, before.data());
     RopeView none;
     none.attention_factor = 2.0f;
-    for (bool inverse : {false, true}) rope_cpu(none, RopeArgs{x.data(), 64, 1, 2, 32, 9, inverse});
-    rope_cpu(tables.view, RopeArgs{x.data(), 64, 0, 2, 32, 9, false});
+    for (bool inverse : {false, true}) rotate(none, RopeItem{x.data(), 64, 1, 2, 32, 9, inverse});
+    rotate(tables.view, RopeItem{x.data(), 64, 0, 2, 32, 9, false});
     expect_same_bytes(x.data(), before.data(), 256, "identity");
   });
 }
@@ -155,23 +156,57 @@ TEST(Rope, a_token_does_not_depend_on_the_others_or_on_threads) {
   Buffer<float> all(n * stride), one(n * stride);
   fill_rows(rng, Fill::normal, DType::f32, all.data(), n, stride);
   std::copy_n(all.data(), n * stride, one.data());
-  with_threads(3, [&] { rope_cpu(tables.view, RopeArgs{all.data(), stride, n, 2, 64, 1000, false}); });
+  with_threads(3, [&] { rotate(tables.view, RopeItem{all.data(), stride, n, 2, 64, 1000, false}); });
   for (int64_t t = 0; t < n; ++t) {
-    rope_cpu(tables.view, RopeArgs{one.data() + t * stride, stride, 1, 2, 64, 1000 + t, false});
+    rotate(tables.view, RopeItem{one.data() + t * stride, stride, 1, 2, 64, 1000 + t, false});
   }
   expect_same_bytes(all.data(), one.data(), static_cast<std::size_t>(n * stride) * 4, "block and single tokens");
+}
+
+TEST(Rope, runs_of_any_length_turn_together_as_they_do_alone) {
+  Random rng;
+  for_each_target([&] {
+    for (int trial = 0; trial < (tested_slowly() ? 2 : 10); ++trial) {
+      const Tables tables(16, 1e6, rng.chance(0.5), 1.1f);
+      const int64_t stride = 3 * 20 + (trial % 2 == 0 ? 4 : 1);
+      const int64_t n_items = trial == 0 ? 70 : rng.integer(1, 9);
+      std::vector<RopeItem> items;
+      int64_t rows = 0;
+      for (int64_t i = 0; i < n_items; ++i) {
+        RopeItem item{nullptr, stride, i % 5 == 3 ? 0 : rng.pick<int64_t>({1, 1, 2, 9}), 0, 20, 0, rng.chance(0.3)};
+        item.heads = static_cast<int32_t>(rng.integer(1, 3));
+        item.pos = rng.integer(0, kPositions - 9);
+        items.push_back(item);
+        rows += item.n;
+      }
+      Buffer<float> together(rows * stride), alone(rows * stride);
+      fill_rows(rng, Fill::normal, DType::f32, together.data(), rows, stride);
+      std::copy_n(together.data(), together.size(), alone.data());
+      std::vector<RopeItem> single = items;
+      for (int64_t i = 0, row = 0; i < n_items; row += items[i++].n) {
+        items[i].x = together.data() + row * stride;
+        single[i].x = alone.data() + row * stride;
+      }
+      with_threads(3, [&] { tested_ops().rope(tables.view, items); });
+      for (const RopeItem& item : single) rotate(tables.view, item);
+      expect_same_bytes(together.data(), alone.data(), static_cast<std::size_t>(rows * stride) * 4,
+                        std::to_string(n_items) + " items");
+      if (HasFatalFailure()) return;
+    }
+  });
 }
 
 void bench() {
   const int64_t n = bench_small() ? 8 : 512, heads = 32, dim = 128, size = n * heads * dim;
   const int32_t layers = bench_layers(size * 4);
   const Tables tables(128, 5e5);
-  std::vector<float> x(static_cast<std::size_t>(layers * size), 0.5f);
+  Buffer<float> x(layers * size);
+  std::fill_n(x.data(), x.size(), 0.5f);
   for_each_bench_target([&](const char* variant) {
     const BenchRow row{.op = "rope", .variant = variant, .shape = "32/128 f32", .tokens = n, .layers = layers,
                        .working_set_bytes = int64_t{layers} * size * 4, .bytes = 8.0 * static_cast<double>(size)};
     run_bench(row, [&](int64_t sample) {
-      rope_cpu(tables.view, RopeArgs{x.data() + sample % layers * size, heads * dim, n, 32, 128, sample * n, false});
+      rotate(tables.view, RopeItem{x.data() + sample % layers * size, heads * dim, n, 32, 128, sample * n, false});
     });
   });
 }

@@ -1,5 +1,7 @@
 #include "kernels/sample/sample.h"
 
+#include <array>
+#include <memory>
 #include <numeric>
 
 #include "kernels/sample/philox.h"
@@ -8,15 +10,33 @@
 namespace skv::test {
 namespace {
 
-using kernels::SampleArgs;
+using kernels::SampleItem;
 using kernels::SampleParams;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-int32_t sample_cpu(const SampleArgs& args) {
-  Buffer<char> workspace(static_cast<int64_t>(kernels::sample_workspace_bytes(args.vocab)), 64);
-  return kernels::sample_cpu(args, workspace.data());
+// The tokens of all items, drawn in one call.
+std::vector<int32_t> sample_all(std::vector<SampleItem> items) {
+  const int64_t n = static_cast<int64_t>(items.size());
+  int32_t vocab = 0;
+  Buffer<int32_t> tokens(n, 4);
+  for (int64_t i = 0; i < n; ++i) {
+    items[i].token = &tokens[i];
+    vocab = std::max(vocab, items[i].vocab);
+  }
+  Buffer<char> workspace(static_cast<int64_t>(kernels::sample_workspace_bytes(vocab, n)), 64);
+  tested_ops().sample(items, workspace.data());
+  return {tokens.data(), tokens.data() + n};
+}
+
+int32_t sample(const SampleItem& item) { return sample_all({item})[0]; }
+
+int32_t sample_ref(SampleItem item) {
+  int32_t token;
+  item.token = &token;
+  kernels::sample_ref({{item}}, nullptr);
+  return token;
 }
 
 // What the contract gives each id, in descending order, written a second time without the reference's code.
@@ -24,7 +44,7 @@ struct Distribution {
   std::vector<int32_t> order;
   std::vector<double> p;  // by id
 
-  Distribution(const SampleArgs& args) : p(static_cast<std::size_t>(args.vocab), 0.0) {
+  explicit Distribution(const SampleItem& args) : p(static_cast<std::size_t>(args.vocab), 0.0) {
     const SampleParams& params = args.params;
     std::vector<float> l(args.logits, args.logits + args.vocab);
     std::vector<int32_t> history(args.history, args.history + args.n_history);
@@ -62,11 +82,14 @@ struct Distribution {
 
 TEST(Philox, gives_the_published_vectors) {  // Random123, kat_vectors
   using Block = std::array<uint32_t, 4>;
-  EXPECT_EQ(kernels::philox4x32({0, 0, 0, 0}, {0, 0}), (Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  const auto philox = [](const Block& counter, const std::array<uint32_t, 2>& key) {
+    const auto block = kernels::philox4x32({{counter[0], counter[1], counter[2], counter[3]}}, {{key[0], key[1]}});
+    return Block{block.word[0], block.word[1], block.word[2], block.word[3]};
+  };
+  EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}), (Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const uint32_t ones = 0xffffffffu;
-  EXPECT_EQ(kernels::philox4x32({ones, ones, ones, ones}, {ones, ones}),
-            (Block{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
-  EXPECT_EQ(kernels::philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+  EXPECT_EQ(philox({ones, ones, ones, ones}, {ones, ones}), (Block{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
             (Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
@@ -84,47 +107,114 @@ TEST(CounterUniform, is_in_the_unit_interval_and_fills_it_evenly) {
   EXPECT_EQ(kernels::counter_uniform(0, 0), static_cast<float>(0x6627e8d5u >> 8) * 0x1p-24f);
 }
 
+// A random row and how to sample it.
+struct Draw {
+  Buffer<float> logits;
+  Buffer<int32_t> history;
+  SampleItem item;
+
+  Draw(Random& rng, int32_t vocab) : logits(vocab, rng.pick({4, 16})), history(rng.integer(0, 20), 4) {
+    fill_rows(rng, rng.pick({Fill::normal, Fill::ties, Fill::zeros}), DType::f32, logits.data(), 1, vocab, 3.0f);
+    if (rng.chance(0.3))
+      for (int32_t i = 0; i < vocab; i += 2) logits[i] = std::round(logits[i]);  // many equal logits
+    if (vocab > 1 && rng.chance(0.2)) logits[rng.integer(0, vocab - 1)] = -kInfinity;
+    if (rng.chance(0.2)) logits[rng.integer(0, vocab - 1)] = -1e30f;
+    for (int32_t& id : history.span()) id = static_cast<int32_t>(rng.integer(0, vocab - 1));
+    item = {logits.data(), vocab, history.data(), history.size(), {}, 0, nullptr};
+    item.params = {rng.pick({0.0f, 0.3f, 1.0f, 2.0f, 50.0f}), rng.pick({0, 0, 1, 2, 40, 100000}),
+                   rng.pick({1.0f, 0.9f, 0.5f}), rng.pick({0.0f, 0.05f}), rng.pick({1.0f, 1.3f, 0.8f}),
+                   static_cast<uint64_t>(rng.integer(0, 1000))};
+    item.counter = static_cast<uint64_t>(rng.integer(0, 1 << 30));
+  }
+};
+
+void expect_is_draw(const SampleItem& item, int32_t got) {
+  const int32_t want = sample_ref(item);
+  const std::string name = "vocab=" + std::to_string(item.vocab) + " got " + std::to_string(got) + " want " +
+                           std::to_string(want) + " t " + std::to_string(item.params.temperature) + " k " +
+                           std::to_string(item.params.top_k) + " p " + std::to_string(item.params.top_p) + " min " +
+                           std::to_string(item.params.min_p);
+  if (item.params.temperature == 0.0f) {
+    ASSERT_EQ(got, want) << name;
+    return;
+  }
+  const Distribution distribution(item);
+  const double u = kernels::counter_uniform(item.params.seed, item.counter);
+  ASSERT_TRUE(distribution.is_draw(got, u, 1e-5)) << name;
+  ASSERT_TRUE(distribution.is_draw(want, u, 1e-9)) << name;
+}
+
 TEST(Sample, every_draw_is_the_one_its_uniform_number_selects) {
   Random rng;
   for_each_target([&] {
-    for (int trial = 0; trial < 300; ++trial) {
-      const int32_t vocab = static_cast<int32_t>(rng.integer(1, trial % 50 == 0 ? 20000 : 300));
-      Buffer<float> logits(vocab);
-      fill_rows(rng, rng.pick({Fill::normal, Fill::ties, Fill::zeros}), DType::f32, logits.data(), 1, vocab, 3.0f);
-      if (rng.chance(0.3))
-        for (int32_t i = 0; i < vocab; i += 2) logits[i] = std::round(logits[i]);  // many equal logits
-      std::vector<int32_t> history;
-      for (int64_t i = rng.integer(0, 20); i > 0; --i)
-        history.push_back(static_cast<int32_t>(rng.integer(0, vocab - 1)));
-      SampleArgs args{logits.data(), vocab, history.data(), static_cast<int64_t>(history.size()), {}, 0};
-      args.params = {rng.pick({0.3f, 1.0f, 2.0f}), static_cast<int32_t>(rng.pick({0, 0, 1, 2, 40, 100000})),
-                     rng.pick({1.0f, 0.9f, 0.5f}), rng.pick({0.0f, 0.05f}), rng.pick({1.0f, 1.3f, 0.8f}),
-                     static_cast<uint64_t>(rng.integer(0, 1000))};
-      args.counter = static_cast<uint64_t>(rng.integer(0, 1 << 30));
-      const Distribution distribution(args);
-      const double u = kernels::counter_uniform(args.params.seed, args.counter);
-      const int32_t got = sample_cpu(args), want = kernels::sample_ref(args, nullptr);
-      ASSERT_TRUE(distribution.is_draw(got, u, 1e-5)) << "vocab=" << vocab << " got " << got << " want " << want;
-      ASSERT_TRUE(distribution.is_draw(want, u, 1e-9)) << "vocab=" << vocab << " reference " << want;
-      ASSERT_EQ(sample_cpu(args), got);
+    for (int trial = 0; trial < (tested_slowly() ? 6 : 100); ++trial) {
+      std::vector<std::unique_ptr<Draw>> draws;
+      std::vector<SampleItem> items;
+      for (int64_t i = rng.integer(1, 5); i > 0; --i) {
+        const int64_t most = !tested_slowly() && trial % 20 == 0 ? 20000 : trial % 5 == 0 ? 2000 : 300;
+        draws.push_back(std::make_unique<Draw>(rng, static_cast<int32_t>(rng.integer(1, most))));
+        items.push_back(draws.back()->item);
+      }
+      const std::vector<int32_t> got = sample_all(items);
+      for (std::size_t i = 0; i < items.size(); ++i) expect_is_draw(items[i], got[i]);
+      if (HasFatalFailure()) return;
+      EXPECT_EQ(sample(items.back()), got.back());
     }
+  });
+}
+
+// Rows so long and so flat that what decides is never a handful of ids.
+TEST(Sample, equal_logits_and_high_temperatures_of_a_long_row) {
+  Random rng;
+  const int32_t vocab = tested_slowly() ? 8200 : 40000;
+  for_each_target([&] {
+    for (int trial = 0; trial < (tested_slowly() ? 2 : 12); ++trial) {
+      Draw draw(rng, vocab);
+      if (trial % 3 == 0) std::fill_n(draw.logits.data(), vocab, 1.5f);
+      if (trial % 3 == 1)
+        for (float& l : draw.logits.span()) l = rng.uniform(-1e-4f, 1e-4f);
+      SampleParams& params = draw.item.params;
+      params.temperature = rng.pick({1.0f, 1e6f});
+      params.top_k = rng.pick({0, 5000});
+      params.min_p = rng.pick({0.0f, 0.99999f});
+      expect_is_draw(draw.item, sample(draw.item));
+      if (HasFatalFailure()) return;
+    }
+  });
+}
+
+TEST(Sample, the_history_of_a_vocabulary_past_2_to_the_18) {
+  const int32_t vocab = (1 << 18) + 77;
+  Buffer<float> logits(vocab);
+  Buffer<int32_t> history(3, 4);
+  std::fill_n(logits.data(), vocab, 0.0f);
+  logits[5] = 4.0f;
+  logits[vocab - 1] = 5.0f;
+  logits[1 << 18] = 3.0f;
+  history[0] = 5;
+  history[1] = vocab - 1;
+  history[2] = vocab;
+  const SampleItem item{logits.data(), vocab, history.data(), 3, {.repetition_penalty = 2.0f}, 0, nullptr};
+  int variants = 0;
+  for_each_target([&] {
+    if (tested_slowly() && variants++ > 0) return;  // a second of work each
+    EXPECT_EQ(sample(item), 1 << 18);
   });
 }
 
 TEST(Sample, frequencies_follow_the_exact_probabilities) {
   Random rng;
-  const int32_t vocab = 40, draws = 20000;
-  std::vector<float> logits(vocab);
-  for (float& l : logits) l = rng.normal();
-  SampleArgs args{
-      logits.data(), vocab, nullptr, 0, {.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.02f}, 0};
+  const int32_t vocab = 40, draws = tested_slowly() ? 200 : 20000;
+  Buffer<float> logits(vocab);
+  for (float& l : logits.span()) l = rng.normal();
+  const SampleParams params{.temperature = 0.8f, .top_k = 30, .top_p = 0.95f, .min_p = 0.02f};
+  SampleItem args{logits.data(), vocab, nullptr, 0, params, 0, nullptr};
   args.params.seed = 99;
   const Distribution distribution(args);
   std::vector<int> counts(vocab, 0);
-  for (int i = 0; i < draws; ++i) {
-    args.counter = static_cast<uint64_t>(i);
-    ++counts[static_cast<std::size_t>(sample_cpu(args))];
-  }
+  std::vector<SampleItem> items;
+  for (; args.counter < static_cast<uint64_t>(draws); ++args.counter) items.push_back(args);
+  for (int32_t id : sample_all(items)) ++counts[static_cast<std::size_t>(id)];
   double chi2 = 0.0, cells = -1.0;
   for (int32_t id = 0; id < vocab; ++id) {
     const double expected = distribution.p[id] * draws;
@@ -168,37 +258,48 @@ TEST(Sample, edges_of_every_filter) {
       {"lowest +inf wins greedily", {1, kInfinity, kInfinity, 5}, {}, {}, 1},
       {"-inf is never drawn", {-kInfinity, -700, -kInfinity}, {}, {.temperature = 100.0f}, 1},
       {"one id", {-3}, {}, {.temperature = 1.0f}, 0},
+      {"zeros of both signs are equal", {-1, -0.0f, 0.0f}, {}, {}, 1},
+      {"zeros of both signs are equal when drawing", {-1, -0.0f, 0.0f}, {}, {.temperature = 1.0f, .top_k = 1}, 1},
+      {"min_p above 1 keeps the best", {1, 3, 2}, {}, {.temperature = 5.0f, .min_p = 1.5f}, 1},
+      {"logits of the largest magnitude", {-3e38f, 3e38f, -3e38f}, {}, {.temperature = 1e3f}, 1},
+      {"an infinite temperature takes all logits for equal", {1, 3, 2}, {}, {.temperature = 3e38f, .top_k = 1}, 1},
   };
   for_each_target([&] {
-    for (Edge edge : edges) {
+    for (const Edge& edge : edges) {
       // Past one vector, so that the vector loop and the tail both see it.
-      const std::vector<float> pad(37, -kInfinity);
-      for (bool padded : {false, true}) {
-        if (padded) edge.logits.insert(edge.logits.end(), pad.begin(), pad.end());
-        for (uint64_t counter = 0; counter < 20; ++counter) {
-          const SampleArgs args{edge.logits.data(), static_cast<int32_t>(edge.logits.size()), edge.history.data(),
-                                static_cast<int64_t>(edge.history.size()), edge.params, counter};
-          if (edge.history.size() == 3 && edge.history[1] == 2 && padded) continue;  // 2 is an id now
-          EXPECT_EQ(sample_cpu(args), edge.want) << edge.name << ", padded " << padded;
-          EXPECT_EQ(kernels::sample_ref(args, nullptr), edge.want) << edge.name << ", reference";
+      for (int64_t pad : {0, 37}) {
+        const int64_t n = static_cast<int64_t>(edge.logits.size());
+        const int64_t n_history = static_cast<int64_t>(edge.history.size());
+        if (n_history == 3 && edge.history[1] == 2 && pad > 0) continue;  // 2 is an id now
+        Buffer<float> logits(n + pad, 4);
+        Buffer<int32_t> history(n_history, 4);
+        std::fill_n(std::copy(edge.logits.begin(), edge.logits.end(), logits.data()), pad, -kInfinity);
+        std::copy(edge.history.begin(), edge.history.end(), history.data());
+        std::vector<SampleItem> items;
+        for (uint64_t counter = 0; counter < (tested_slowly() ? 2u : 20u); ++counter) {
+          items.push_back({logits.data(), static_cast<int32_t>(n + pad), history.data(), n_history, edge.params,
+                           counter, nullptr});
         }
+        for (int32_t got : sample_all(items)) EXPECT_EQ(got, edge.want) << edge.name << ", " << pad << " more";
+        EXPECT_EQ(sample_ref(items[0]), edge.want) << edge.name << ", reference";
       }
     }
   });
 }
 
 TEST(Sample, depends_on_seed_and_counter) {
-  std::vector<float> logits(1000, 0.0f);
-  SampleArgs args{logits.data(), 1000, nullptr, 0, {.temperature = 1.0f}, 0};
+  Buffer<float> logits(1000);
+  std::fill_n(logits.data(), 1000, 0.0f);
+  SampleItem args{logits.data(), 1000, nullptr, 0, {.temperature = 1.0f}, 0, nullptr};
   int same = 0;
-  for (uint64_t i = 0; i < 50; ++i) {
-    args.params.seed = i;
-    args.counter = 7;
-    const int32_t one = sample_cpu(args);
-    args.counter = 8;
-    const int32_t two = sample_cpu(args);
-    args.params.seed = i + (uint64_t{1} << 40);
-    same += (one == two) + (two == sample_cpu(args));
+  for (uint64_t i = 0; i < (tested_slowly() ? 15u : 50u); ++i) {
+    std::vector<SampleItem> items(3, args);
+    for (SampleItem& item : items) item.params.seed = i;
+    items[0].counter = 7;
+    items[1].counter = items[2].counter = 8;
+    items[2].params.seed += uint64_t{1} << 40;
+    const std::vector<int32_t> got = sample_all(items);
+    same += (got[0] == got[1]) + (got[1] == got[2]);
   }
   EXPECT_LT(same, 5);
 }
@@ -206,9 +307,10 @@ TEST(Sample, depends_on_seed_and_counter) {
 void bench() {
   Random rng;
   const int32_t vocab = bench_small() ? 1000 : 128256, layers = bench_layers(vocab * 4);
-  std::vector<float> logits(static_cast<std::size_t>(layers) * vocab);
-  for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = i < 1000000 ? 2.0f * rng.normal() : logits[i - 999983];
-  Buffer<char> workspace(static_cast<int64_t>(kernels::sample_workspace_bytes(vocab)), 64);
+  Buffer<float> logits(int64_t{layers} * vocab);
+  for (int64_t i = 0; i < logits.size(); ++i) logits[i] = i < 1000000 ? 2.0f * rng.normal() : logits[i - 999983];
+  Buffer<char> workspace(static_cast<int64_t>(kernels::sample_workspace_bytes(vocab, 1)), 64);
+  Buffer<int32_t> token(1, 4);
   const SampleParams greedy, nucleus{.temperature = 0.8f, .top_k = 0, .top_p = 0.95f},
       all{.temperature = 0.8f, .top_k = 50, .top_p = 0.9f, .min_p = 0.05f};
   const char* names[] = {"greedy", "top_p", "top_k+top_p+min_p"};
@@ -220,9 +322,9 @@ void bench() {
                          .layers = layers, .working_set_bytes = static_cast<int64_t>(4 * logits.size()),
                          .bytes = 4.0 * vocab};
       run_bench(row, [&](int64_t sample) {
-        kernels::sample_cpu({logits.data() + sample % layers * vocab, vocab, nullptr, 0, params,
-                             static_cast<uint64_t>(sample)},
-                            workspace.data());
+        const SampleItem item{logits.data() + sample % layers * vocab, vocab, nullptr, 0, params,
+                              static_cast<uint64_t>(sample), token.data()};
+        tested_ops().sample({{item}}, workspace.data());
       });
     });
   }

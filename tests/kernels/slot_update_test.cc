@@ -14,6 +14,7 @@ using namespace skv::test;
 struct Cache {
   std::vector<std::unique_ptr<Buffer<int16_t>>> pages;
   std::vector<void*> page_list;
+  Buffer<int64_t> totals{2};
   Buffer<int32_t> chunk_of_slot, ids, n_ids{1}, slots, miss_chunks, miss_slots, n_miss{1};
   Buffer<uint32_t> last_used;
   int32_t n_chunks;
@@ -28,12 +29,14 @@ struct Cache {
     }
     std::fill_n(chunk_of_slot.data(), n_slots, -1);
     std::fill_n(last_used.data(), n_slots, 0u);
+    std::fill_n(totals.data(), 2, int64_t{1} << 40);
   }
 
   SlotUpdateItem item(uint32_t step) {
-    return {{page_list.data(), 16, 100, 2}, chunk_of_slot.data(), last_used.data(),
-            static_cast<int32_t>(chunk_of_slot.size()), step, ids.data(), n_ids.data(), slots.data(),
-            miss_chunks.data(), miss_slots.data(), n_miss.data()};
+    const auto n_pages = static_cast<int32_t>(page_list.size()), n_slots = static_cast<int32_t>(chunk_of_slot.size());
+    return {{page_list.data(), 16, 100, 2, n_pages}, chunk_of_slot.data(), last_used.data(), n_slots, step,
+            ids.data(), n_ids.data(), static_cast<int32_t>(ids.size()), slots.data(), miss_chunks.data(),
+            miss_slots.data(), n_miss.data(), totals.data()};
   }
 
   void choose(Random& rng, int32_t n, int32_t near) {
@@ -52,15 +55,16 @@ void copy_choice(const Cache& from, Cache* to) {
   to->n_ids[0] = from.n_ids[0];
 }
 
-void run_cpu(const std::vector<SlotUpdateItem>& items, int32_t max_slots) {
+void run(const std::vector<SlotUpdateItem>& items, int32_t max_slots) {
   Buffer<char> workspace(
       static_cast<int64_t>(slot_update_workspace_bytes(static_cast<int64_t>(items.size()), max_slots)));
-  slot_update_cpu(items, workspace.data());
+  tested_ops().slot_update(items, workspace.data());
 }
 
 void expect_equal(const Cache& got, const Cache& want, const std::string& params) {
   const auto n = static_cast<std::size_t>(want.n_ids[0]), misses = static_cast<std::size_t>(want.n_miss[0]);
   ASSERT_EQ(got.n_miss[0], want.n_miss[0]) << params;
+  expect_same_bytes(got.totals.data(), want.totals.data(), 16, params + " totals");
   expect_same_bytes(got.slots.data(), want.slots.data(), n * 4, params + " slots");
   expect_same_bytes(got.miss_chunks.data(), want.miss_chunks.data(), misses * 4, params + " miss_chunks");
   expect_same_bytes(got.miss_slots.data(), want.miss_slots.data(), misses * 4, params + " miss_slots");
@@ -90,20 +94,22 @@ void expect_consistent(Cache* c) {
 
 TEST(SlotUpdate, follows_the_reference_over_many_steps) {
   Random rng;
-  for (const int32_t n_slots : {1, 2, 16, 17, 64, 300}) {
-    const int32_t most = std::max(1, n_slots * static_cast<int32_t>(rng.integer(50, 100)) / 100);
-    Cache got(2000, n_slots, most), want(2000, n_slots, most);
-    for (uint32_t step = 1; step <= 60; ++step) {
-      got.choose(rng, static_cast<int32_t>(rng.integer(0, most)), static_cast<int32_t>(rng.integer(0, 1000)));
-      copy_choice(got, &want);
-      const SlotUpdateItem ref = want.item(step);
-      slot_update_ref(std::span(&ref, 1), nullptr);
-      run_cpu({got.item(step)}, n_slots);
-      expect_equal(got, want, "n_slots=" + std::to_string(n_slots) + " step=" + std::to_string(step));
-      expect_consistent(&got);
-      if (HasFatalFailure()) return;
+  for_each_target([&] {
+    for (const int32_t n_slots : {1, 2, 16, 17, 64, 300}) {
+      const int32_t most = std::max(1, n_slots * static_cast<int32_t>(rng.integer(50, 100)) / 100);
+      Cache got(2000, n_slots, most), want(2000, n_slots, most);
+      for (uint32_t step = 1; step <= (tested_slowly() ? 12 : 60); ++step) {
+        got.choose(rng, static_cast<int32_t>(rng.integer(0, most)), static_cast<int32_t>(rng.integer(0, 1000)));
+        copy_choice(got, &want);
+        const SlotUpdateItem ref = want.item(step);
+        slot_update_ref(std::span(&ref, 1), nullptr);
+        run({got.item(step)}, n_slots);
+        expect_equal(got, want, "n_slots=" + std::to_string(n_slots) + " step=" + std::to_string(step));
+        expect_consistent(&got);
+        if (HasFatalFailure()) return;
+      }
     }
-  }
+  });
 }
 
 TEST(SlotUpdate, keeps_hits_in_place_and_evicts_the_least_recently_selected) {
@@ -111,7 +117,7 @@ TEST(SlotUpdate, keeps_hits_in_place_and_evicts_the_least_recently_selected) {
   const auto select = [&](std::vector<int32_t> ids, uint32_t step) {
     std::copy(ids.begin(), ids.end(), c.ids.data());
     c.n_ids[0] = static_cast<int32_t>(ids.size());
-    run_cpu({c.item(step)}, 3);
+    run({c.item(step)}, 3);
     return std::vector<int32_t>(c.slots.data(), c.slots.data() + ids.size());
   };
   EXPECT_EQ(select({10, 20}, 1), (std::vector<int32_t>{0, 1}));  // lowest empty slots first
@@ -127,22 +133,39 @@ TEST(SlotUpdate, keeps_hits_in_place_and_evicts_the_least_recently_selected) {
 TEST(SlotUpdate, accepts_the_largest_steps_and_slot_counts) {
   Random rng;
   constexpr int32_t kSlots = 32767;
-  Cache got(40000, kSlots, 500), want(40000, kSlots, 500);
-  for (int32_t s = 0; s < kSlots; ++s) {
-    const SlotUpdateItem a = got.item(0), b = want.item(0);
-    const auto used = static_cast<uint32_t>(rng.integer(0, 0xfffffffe));
-    for (const SlotUpdateItem* item : {&a, &b}) {
-      item->chunk_of_slot[s] = s;
-      item->last_used[s] = used;
-      *static_cast<int16_t*>(item->table.row(s)) = static_cast<int16_t>(s);
+  for (const int32_t n_ids : {500, 2500}) {
+    Cache got(40000, kSlots, n_ids), want(40000, kSlots, n_ids);
+    for (int32_t s = 0; s < kSlots; ++s) {
+      const SlotUpdateItem a = got.item(0), b = want.item(0);
+      const uint32_t used = rng.chance(0.03) ? 0 : static_cast<uint32_t>(rng.integer(0, 0xfffffffe));
+      if (rng.chance(0.01)) continue;  // stays empty
+      for (const SlotUpdateItem* item : {&a, &b}) {
+        item->chunk_of_slot[s] = s;
+        item->last_used[s] = used;
+        *static_cast<int16_t*>(item->table.row(s)) = static_cast<int16_t>(s);
+      }
     }
+    got.choose(rng, n_ids, 33000);
+    copy_choice(got, &want);
+    const SlotUpdateItem ref = want.item(0xffffffffu);
+    slot_update_ref(std::span(&ref, 1), nullptr);
+    run({got.item(0xffffffffu)}, kSlots);
+    expect_equal(got, want, "full range");
+    expect_consistent(&got);
   }
-  got.choose(rng, 500, 33000);
-  copy_choice(got, &want);
-  const SlotUpdateItem ref = want.item(0xffffffffu);
-  slot_update_ref(std::span(&ref, 1), nullptr);
-  run_cpu({got.item(0xffffffffu)}, kSlots);
-  expect_equal(got, want, "full range");
+}
+
+TEST(SlotUpdate, takes_every_slot_that_was_not_selected) {
+  constexpr int32_t kSlots = 40;
+  Cache c(200, kSlots, kSlots);
+  for (uint32_t step : {0xfffffffeu, 0xffffffffu}) {  // all miss, then all but one
+    for (int32_t i = 0; i < kSlots; ++i) c.ids[i] = (step == 0xffffffffu ? 39 : 0) + i;
+    c.n_ids[0] = kSlots;
+    run({c.item(step)}, kSlots);
+    EXPECT_EQ(c.n_miss[0], step == 0xffffffffu ? kSlots - 1 : kSlots);
+    expect_consistent(&c);
+  }
+  EXPECT_EQ(c.slots[0], 39);
 }
 
 TEST(SlotUpdate, result_does_not_depend_on_other_items) {
@@ -158,9 +181,9 @@ TEST(SlotUpdate, result_does_not_depend_on_other_items) {
       got[i]->choose(rng, static_cast<int32_t>(rng.integer(0, got[i]->ids.size())), 200);
       copy_choice(*got[i], want[i].get());
       items.push_back(got[i]->item(step));
-      run_cpu({want[i]->item(step)}, static_cast<int32_t>(want[i]->chunk_of_slot.size()));
+      run({want[i]->item(step)}, static_cast<int32_t>(want[i]->chunk_of_slot.size()));
     }
-    with_threads(3, [&] { run_cpu(items, 100); });
+    with_threads(3, [&] { run(items, 100); });
     for (std::size_t i = 0; i < got.size(); ++i) expect_equal(*got[i], *want[i], "item " + std::to_string(i));
   }
 }
@@ -187,7 +210,7 @@ void bench() {
       c.n_ids[0] = kSelected;
       items.push_back(c.item(static_cast<uint32_t>(i / layers + 1)));
     }
-    slot_update_cpu(items, workspace.data());
+    tested_ops().slot_update(items, workspace.data());
   });
 }
 

@@ -68,7 +68,8 @@ Trace Bench::make_trace(int64_t n, const TraceShape& shape, uint64_t seed) const
             static_cast<float>(x + shape.noise * normal(engine) + shape.bias * bias[static_cast<std::size_t>(c)]);
       }
     }
-    kernels::ref_ops().rope(rope_, {k.data(), m, n, geometry_.kv_heads, geometry_.head_dim, 0, false});
+    const kernels::RopeItem turn = {k.data(), m, n, geometry_.kv_heads, geometry_.head_dim, 0, false};
+    kernels::ref_ops().rope(rope_, {&turn, 1});
     trace.k.push_back(std::move(k));
     trace.v.push_back(random(n * m));
     std::vector<float> q = random(n * qw);

@@ -84,9 +84,10 @@ class StreamingOracle {
   StreamingOracle(const Bench& bench, const Trace& trace) : bench_(bench), plain_(trace) {
     const kv::Geometry& g = bench.geometry();
     for (std::size_t l = 0; l < plain_.k.size(); ++l) {
-      kernels::ref_ops().rope(bench.rope(), {plain_.k[l].data(), g.key_width(), trace.n, g.kv_heads, g.head_dim, 0, true});
-      kernels::ref_ops().rope(bench.rope(), {plain_.q[l].data(), int64_t{g.q_heads} * g.head_dim, trace.n, g.q_heads,
-                                             g.head_dim, 0, true});
+      const kernels::RopeItem items[] = {
+          {plain_.k[l].data(), g.key_width(), trace.n, g.kv_heads, g.head_dim, 0, true},
+          {plain_.q[l].data(), int64_t{g.q_heads} * g.head_dim, trace.n, g.q_heads, g.head_dim, 0, true}};
+      kernels::ref_ops().rope(bench.rope(), items);
     }
   }
 

@@ -47,11 +47,11 @@ TEST(Weights, OpensEveryFixtureAndGivesBackWhatItCharged) {
   for (const char* name : test::kCheckpoints) {
     const Config config = read_config(fixture_path(name));
     const Weights w(fixture_path(name), config, account);
-    EXPECT_EQ(w.embedding().rows, config.vocab);
-    EXPECT_EQ(w.lm_head().data == w.embedding().data, config.tied_embeddings) << name;
-    EXPECT_EQ(w.layer(config.layers - 1).down.rows, config.hidden);
-    EXPECT_EQ(w.layer(0).q_bias != nullptr, config.attention_bias);
-    EXPECT_EQ(w.layer(0).down_bias != nullptr, config.mlp_bias);
+    EXPECT_EQ(w.table().embedding.rows, config.vocab);
+    EXPECT_EQ(w.table().lm_head.data == w.table().embedding.data, config.tied_embeddings) << name;
+    EXPECT_EQ(w.table().layers.back().down.rows, config.hidden);
+    EXPECT_EQ(w.table().layers[0].q_bias != nullptr, config.attention_bias);
+    EXPECT_EQ(w.table().layers[0].down_bias != nullptr, config.mlp_bias);
     EXPECT_GT(w.mapped_bytes(), 100000);
     EXPECT_GT(account.used(SKV_TIER_HOST, SKV_PURPOSE_WEIGHTS), 0);
   }
@@ -66,7 +66,7 @@ TEST(Weights, ElementTypesMayDifferWithinAFile) {
   ASSERT_EQ(files.get(kQ).dtype, "BF16");
   const Weights w(fixture_path("mha_mixed_dtypes"), config, account);
   const auto* norm = reinterpret_cast<const float*>(files.get(kNorm).data);
-  for (int32_t i = 0; i < config.hidden; ++i) EXPECT_EQ(w.layer(1).post_attn_norm[i], norm[i]);
+  for (int32_t i = 0; i < config.hidden; ++i) EXPECT_EQ(w.table().layers[static_cast<std::size_t>(1)].post_attn_norm[i], norm[i]);
 }
 
 TEST(Weights, MisalignedTensorsAreCopiedAlignedOnesMapped) {
@@ -80,10 +80,10 @@ TEST(Weights, MisalignedTensorsAreCopiedAlignedOnesMapped) {
   const bool odd = (model.read(kFile).size() - raw.size()) % 2 != 0;
   rewrite(model, kFile, [](json&, std::string&) {}, odd ? 0 : 1);
   const Weights moved(model.directory(), config, odd_account);
-  EXPECT_EQ(reinterpret_cast<uintptr_t>(moved.layer(0).q.data) % 2, 0u);
-  EXPECT_EQ(std::memcmp(moved.layer(1).down.data, plain.layer(1).down.data,
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(moved.table().layers[static_cast<std::size_t>(0)].q.data) % 2, 0u);
+  EXPECT_EQ(std::memcmp(moved.table().layers[static_cast<std::size_t>(1)].down.data, plain.table().layers[static_cast<std::size_t>(1)].down.data,
                         static_cast<std::size_t>(config.hidden) * config.intermediate * 2), 0);
-  EXPECT_EQ(std::memcmp(moved.layer(1).input_norm, plain.layer(1).input_norm, sizeof(float) * config.hidden), 0);
+  EXPECT_EQ(std::memcmp(moved.table().layers[static_cast<std::size_t>(1)].input_norm, plain.table().layers[static_cast<std::size_t>(1)].input_norm, sizeof(float) * config.hidden), 0);
   EXPECT_GT(odd_account.used(SKV_TIER_HOST), plain_account.used(SKV_TIER_HOST) + 60000);
 }
 

@@ -13,6 +13,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -254,6 +255,69 @@ TEST(Buffer, FailureRefundsTheCharge) {
   account.set_limit(SKV_TIER_FAST, 1000);
   EXPECT_EQ(error_of([&] { Buffer(account, SKV_TIER_FAST, SKV_PURPOSE_SLOTS, 1001); }).code(), SKV_E_BUDGET);
   EXPECT_EQ(account.used(SKV_TIER_FAST), 0);
+}
+
+// A source of one arena, which remembers what it was asked.
+class Arena final : public MemorySource {
+ public:
+  void* allocate(skv_tier tier, int64_t bytes) noexcept override {
+    asked.push_back({tier, bytes});
+    return refuses || lost ? nullptr : memory;
+  }
+  void free(skv_tier tier, void* p, int64_t bytes) noexcept override {
+    EXPECT_EQ(p, memory);
+    freed.push_back({tier, bytes});
+  }
+  const char* failure() const noexcept override { return lost ? "device 7 is lost" : ""; }
+
+  alignas(64) char memory[64] = {};
+  bool refuses = false, lost = false;
+  std::vector<std::pair<skv_tier, int64_t>> asked, freed;
+};
+
+TEST(Buffer, OfASourceOfTheRootAccount) {
+  using Calls = std::vector<std::pair<skv_tier, int64_t>>;
+  Arena arena;
+  MemoryAccount runtime;
+  MemoryAccount model(&runtime), session(&model);
+  EXPECT_EQ(session.source(), nullptr);
+  runtime.set_source(&arena);
+  EXPECT_EQ(session.source(), &arena);
+  {
+    const Buffer fast(session, SKV_TIER_FAST, SKV_PURPOSE_SLOTS, 70);
+    Buffer moved(session, SKV_TIER_SLOW, SKV_PURPOSE_VALUES, kMapThreshold + 1);
+    const Buffer slow = std::move(moved);
+    const Buffer host(session, SKV_TIER_HOST, SKV_PURPOSE_TOKENS, 70);
+    EXPECT_EQ(fast.data(), arena.memory);
+    EXPECT_EQ(slow.data(), arena.memory);
+    EXPECT_NE(host.data(), arena.memory);
+    EXPECT_EQ(runtime.used(SKV_TIER_FAST), 128);
+    EXPECT_EQ(runtime.used(SKV_TIER_HOST), 128);
+  }
+  // By the one rounding rule, both ways.
+  const Calls calls{{SKV_TIER_FAST, 128}, {SKV_TIER_SLOW, charged_bytes(kMapThreshold + 1)}};
+  EXPECT_EQ(arena.asked, calls);
+  EXPECT_EQ(arena.freed, (Calls{calls[1], calls[0]}));
+  EXPECT_EQ(runtime.used(SKV_TIER_FAST) + runtime.used(SKV_TIER_SLOW) + runtime.used(SKV_TIER_HOST), 0);
+}
+
+TEST(Buffer, ASourceThatRefusesIsAStatusThatRefunds) {
+  Arena arena;
+  MemoryAccount account;
+  account.set_source(&arena);
+  arena.refuses = true;
+  const Error refused = error_of([&] { Buffer(account, SKV_TIER_FAST, SKV_PURPOSE_SLOTS, 100); });
+  EXPECT_EQ(refused.code(), SKV_E_NOMEM);
+  EXPECT_STREQ(refused.what(), "fast tier: the device refused 128 bytes");
+  arena.lost = true;
+  const Error lost = error_of([&] { Buffer(account, SKV_TIER_SLOW, SKV_PURPOSE_SLOTS, 100); });
+  EXPECT_EQ(lost.code(), SKV_E_DEVICE_LOST);
+  EXPECT_STREQ(lost.what(), "device 7 is lost");
+  EXPECT_EQ(account.used(SKV_TIER_FAST) + account.used(SKV_TIER_SLOW), 0);
+  account.set_limit(SKV_TIER_FAST, 100);
+  arena.asked.clear();
+  EXPECT_EQ(error_of([&] { Buffer(account, SKV_TIER_FAST, SKV_PURPOSE_SLOTS, 101); }).code(), SKV_E_BUDGET);
+  EXPECT_TRUE(arena.asked.empty());
 }
 
 TEST(Buffer, MovesWithoutChargingTwice) {
