@@ -311,7 +311,9 @@ TEST_F(Ptx, reductions_over_a_warp) {
   launch_reductions(stream_, out);
   const std::vector<uint32_t> got = host(out, kReductions * kLanes);
   const uint32_t want[kReductions] = {0xfffffff0u, 0xfffffff0u, 15, 0xffffffffu, 4, 6, 0xffffffffu};
-  for (int i = 0; i < kReductions * kLanes; ++i) EXPECT_EQ(got[at(i)], want[i / kLanes]) << "reduction " << i / kLanes;
+  for (int i = 0; i < kReductions * kLanes; ++i) {
+    EXPECT_EQ(got[at(i)], want[i / kLanes]) << "reduction " << i / kLanes;
+  }
 }
 
 TEST_F(Ptx, atomics_return_what_was_there) {
@@ -323,8 +325,8 @@ TEST_F(Ptx, atomics_return_what_was_there) {
 TEST_F(Ptx, bits_and_bytes) {
   uint32_t* out = device(std::vector<uint32_t>(16));
   launch_bits(stream_, out);
-  EXPECT_EQ(host(out, 16), (std::vector<uint32_t>{0x1e6a2c48u, 32, 31, 63, 0, 4, 41, 8, 64, 0x77553311u, 0x0000ff80u, 3,
-                                                  0x80000001u, 1, 3, 1027}));
+  EXPECT_EQ(host(out, 16), (std::vector<uint32_t>{0x1e6a2c48u, 32, 31, 63, 0, 4, 41, 8, 64, 0x77553311u, 0x0000ff80u,
+                                                  3, 0x80000001u, 1, 3, 1027}));
 }
 
 TEST_F(Ptx, conversions_to_integers_round_as_named_and_saturate) {
@@ -334,7 +336,9 @@ TEST_F(Ptx, conversions_to_integers_round_as_named_and_saturate) {
   constexpr int32_t kMax = std::numeric_limits<int32_t>::max(), kMin = std::numeric_limits<int32_t>::min();
   const std::vector<int32_t> want = {
       2, 2, 2, 3, 2, 4, 3, 3, 4, 4, -2, -2, -3, -2, 0, 2, 2, 2, 3, 2, -3, -2, -3, -2, 0, 0, 0, 0, 0, 0,
-      kMax, kMax, kMax, kMax, -1, kMin, kMin, kMin, kMin, 0, kMax, kMax, kMax, kMax, static_cast<int32_t>(3000000000u),
+      kMax, kMax, kMax, kMax, -1,                                  // the last unsigned: 2^32 - 1
+      kMin, kMin, kMin, kMin, 0,
+      kMax, kMax, kMax, kMax, static_cast<int32_t>(3000000000u),
   };
   EXPECT_EQ(host(out, want.size()), want);
 }

@@ -239,7 +239,7 @@ int main(int argc, char** argv) {
   Report report(argc, argv);
   std::printf("device: %s\n", gpu.device().name.c_str());
   const SyntheticLlama llama(gpu, scale);
-  const auto tokens = [&](int64_t n) { return n / (int64_t{scale} * scale); };
+  const auto tokens = [&](int64_t n) { return n / scale; };
   measure_decode(gpu, report, llama, kFull, tokens(122880), {1, 2, 4});
   measure_decode(gpu, report, llama, kInt8, tokens(122880), {4, 14, 27});
   measure_decode(gpu, report, llama, kRaw, tokens(122880), {4, 12});

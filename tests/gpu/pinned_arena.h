@@ -1,5 +1,5 @@
 // Pinned host memory in powers of two, for programs whose every allocation a GPU must be able to read. What is asked for
-// while the arena itself is being made comes from malloc.
+// while the arena itself is being made, and where there is no GPU to make it for, comes from malloc.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -20,7 +20,7 @@ class PinnedArena {
     if (making()) return std::malloc(bytes);
     const int order = order_of(bytes + kHeader);
     const std::lock_guard lock(mutex_);
-    if (base_ == nullptr && !make()) return nullptr;
+    if (base_ == nullptr && (failed_ || !make())) return std::malloc(bytes);
     char* block = nullptr;
     if (free_[order] != nullptr) {
       block = free_[order];
@@ -60,9 +60,11 @@ class PinnedArena {
     const bool made = cudaHostAlloc(&base, kBytes, cudaHostAllocPortable) == cudaSuccess;
     making() = false;
     base_ = made ? static_cast<char*>(base) : nullptr;
+    failed_ = !made;
     return made;
   }
   char* base_ = nullptr;
+  bool failed_ = false;
   std::size_t used_ = 0;
   char* free_[64] = {};
   std::mutex mutex_;
