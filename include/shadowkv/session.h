@@ -346,7 +346,10 @@ SKV_API skv_status skv_sequence_prefill_status(skv_session *session, skv_seq seq
  */
 SKV_API skv_status skv_sequence_stats(skv_session *session, skv_seq seq, skv_kv_stats *stats, skv_error *err);
 
-/** Memory and time of a session. */
+/**
+ * Memory and time of a session. On a GPU work is queued and waited for once a step: a stage's time is that of queueing it, and
+ * what the device takes shows in logits_ns, where a step waits, and in compress_ns.
+ */
 typedef struct skv_session_usage {
   uint32_t struct_size;                  /* in: sizeof(skv_session_usage) */
   int32_t n_sequences;                   /* out: open */

@@ -20,11 +20,14 @@
 namespace skv::cuda {
 
 #if !defined(__CUDACC__)
+// The arguments are the host's: what executes kernels must not take their reading for a kernel's.
+template <class... P, std::size_t... I>
+__attribute__((no_sanitize("thread"))) void call_with(const void* kernel, void* const* args, std::index_sequence<I...>) {
+  reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel))(*static_cast<std::remove_reference_t<P>*>(args[I])...);
+}
 template <class... P>
-void call_kernel(const void* kernel, void* const* args) {
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    reinterpret_cast<void (*)(P...)>(const_cast<void*>(kernel))(*static_cast<std::remove_reference_t<P>*>(args[I])...);
-  }(std::index_sequence_for<P...>());
+__attribute__((no_sanitize("thread"))) void call_kernel(const void* kernel, void* const* args) {
+  call_with<P...>(kernel, args, std::index_sequence_for<P...>());
 }
 #endif
 

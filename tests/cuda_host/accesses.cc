@@ -1,6 +1,7 @@
 #include "tests/cuda_host/accesses.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <string>
@@ -35,6 +36,26 @@ bool is_own(uintptr_t p) {
 }  // namespace
 
 std::atomic<bool> device_memory_only{false};
+
+namespace {
+
+uintptr_t stack_part(bool size) {
+  pthread_attr_t attributes;
+  if (pthread_getattr_np(pthread_self(), &attributes) != 0) return 0;
+  void* begin = nullptr;
+  std::size_t bytes = 0;
+  pthread_attr_getstack(&attributes, &begin, &bytes);
+  pthread_attr_destroy(&attributes);
+  return size ? bytes : reinterpret_cast<uintptr_t>(begin);
+}
+
+}  // namespace
+
+const uintptr_t host_stack_begin = stack_part(false), host_stack_bytes = stack_part(true);
+
+void check_host_stack(const void* site) {
+  if (in_kernel()) found("touches the host's stack", site);
+}
 
 void check_own(uintptr_t p, const void* site) {
   if (!is_own(p)) found("touches memory of the host", site);

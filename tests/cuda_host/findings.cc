@@ -18,10 +18,11 @@ namespace {
 
 constexpr std::size_t kMost = 20;  // lines kept until they are taken
 
-std::mutex mutex;
-std::vector<std::string> findings;
+// Never destroyed: they may be asked for when the program ends.
+std::mutex& mutex = *new std::mutex;
+std::vector<std::string>& findings = *new std::vector<std::string>;
 std::size_t dropped = 0;
-std::set<std::pair<std::string, const void*>> known;
+std::set<std::pair<std::string, const void*>>& known = *new std::set<std::pair<std::string, const void*>>;
 
 std::string triple(uint3 v) {
   char text[40];
@@ -48,7 +49,7 @@ void read_frames(FILE* pipe, Symbol& symbol) {
 
 // By addr2line, once an address.
 const Symbol& symbol(const void* address, bool is_return) {
-  static std::map<const void*, Symbol> cache;
+  static auto& cache = *new std::map<const void*, Symbol>;
   const auto at = cache.find(address);
   if (at != cache.end()) return at->second;
   Symbol& result = cache[address];

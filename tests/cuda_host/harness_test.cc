@@ -229,6 +229,14 @@ TEST_F(Harness, finds_host_memory_in_a_kernel_where_only_device_memory_is_allowe
   EXPECT_EQ(run(Planted::host_list, true, on_host.data()).findings, "");
 }
 
+TEST_F(Harness, finds_the_hosts_stack_in_a_kernel) {
+  SKIP_WITHOUT_ACCESSES();
+  uint32_t on_stack[kThreads];
+  std::fill_n(on_stack, kThreads, 7u);
+  const Outcome wrong = run(Planted::host_list, true, on_stack);
+  EXPECT_NE(wrong.findings.find("touches the host's stack"), std::string::npos) << wrong.findings;
+}
+
 TEST_F(Harness, finds_a_list_that_was_not_copied_for_the_device) {
   SKIP_WITHOUT_ACCESSES();
   auto* list = static_cast<uint32_t*>(allocate_memory(MemoryKind::host_list, kThreads * 4));

@@ -1,4 +1,4 @@
-// What the harness found in a whole run of the program ends it badly.
+// Kernels see what a GPU would: device memory and pinned memory. What the harness found in a whole run ends the program badly.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -9,6 +9,7 @@ namespace skv::test {
 namespace {
 
 struct AtExit {
+  AtExit() { cuda_host::set_device_memory_only(true); }
   ~AtExit() {
     const std::string findings = cuda_host::take_findings();
     if (findings.empty()) return;

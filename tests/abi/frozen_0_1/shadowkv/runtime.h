@@ -43,11 +43,16 @@ SKV_API skv_status skv_runtime_params_init(skv_runtime_params *params, uint32_t 
 /**
  * Create a runtime: starts max_concurrent dispatcher threads, looks for devices, allocates nothing else.
  *
+ * CUDA devices need libshadowkv_cuda.so of the same build, beside this library or in the library path, an NVIDIA
+ * driver, and compute capability 8.0. What is missing is logged (SKV_LOG_INFO) and said where such a device is named;
+ * it is no error here. The environment variable SHADOWKV_CUDA=0 turns the search off.
+ *
  * @param params        in, NULL for the defaults.
  * @param runtime_out   out, not NULL; owned by the caller, released by skv_runtime_destroy().
  * @param err           out, optional, written only on failure.
  * @returns SKV_OK; SKV_E_INVALID; SKV_E_STRUCT; SKV_E_NOMEM (threads or memory refused).
- * @on_failure *runtime_out is NULL. @threads any. @blocks no. @memory a few KiB. @since 0.1 @source none (API)
+ * @on_failure *runtime_out is NULL. @threads any. @blocks for the start of the NVIDIA driver, if there is one.
+ * @memory a few KiB, and what the driver takes. @since 0.1 @source none (API)
  */
 SKV_API skv_status skv_runtime_create(const skv_runtime_params *params, skv_runtime **runtime_out, skv_error *err);
 
@@ -64,7 +69,7 @@ SKV_API void skv_runtime_destroy(skv_runtime *runtime);
 typedef int32_t skv_device_kind;
 enum { SKV_DEVICE_CPU = 0, SKV_DEVICE_CUDA = 1 };
 
-/** One device. Fast and slow tier of a CPU are both RAM. */
+/** One device. Fast and slow tier of a CPU are both RAM; those of a GPU its own memory and pinned host memory. */
 typedef struct skv_device_info {
   uint32_t struct_size;                  /* in: sizeof(skv_device_info) */
   skv_device_kind kind;                  /* out */
@@ -76,7 +81,7 @@ typedef struct skv_device_info {
 } skv_device_info;
 
 /**
- * Number of devices. Device 0 is always the CPU.
+ * Number of devices. Device 0 is always the CPU; CUDA devices follow.
  *
  * @param runtime       in, not NULL.
  * @param count_out     out, not NULL.
