@@ -52,6 +52,7 @@ void DocumentSession::open_session(int64_t tokens) {
   keep_for_cut_back(settings_, &kv);
   skv_session_params params;
   skv_session_params_init(&params, sizeof params);
+  params.device = settings_.device;
   params.max_sequences = 1;
   params.kv = &kv;
   const int64_t longest = std::min(tokens + room(settings_), info_.max_positions);

@@ -63,6 +63,9 @@ void add_run_options(CLI::App& app, Options* options, Raw* raw) {
       ->check(CLI::Range(1, 1 << 30));
   app.add_option("--memory-limit", raw->memory_limit, "bytes, with K, M, G or T: hard limit of all but the weights")
       ->check(check_bytes);
+  app.add_option("--device", options->settings.device, "0 = the CPU; GPUs follow")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--threads", options->settings.threads, "CPU threads; 0 = all")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -14,6 +14,7 @@ struct Settings {
   std::string model;
   CacheSettings cache;
   uint64_t memory_limit = SKV_UNLIMITED;  // bytes of all tiers together
+  int32_t device = 0;
   int32_t threads = 0;
   int64_t max_document_tokens = 0;  // cut the text after so many tokens; 0 = all
   int64_t max_new = 128;

@@ -1,4 +1,6 @@
 """Good and bad command lines: exit status, what is told, and on which stream."""
+import os
+
 import cli_common
 from cli_common import BASE, MODEL, run
 
@@ -20,9 +22,15 @@ class Arguments(cli_common.ShellTest):
         self.assertEqual(err, b"")
         for option in ["model", "prompt-file", "ask", "ask-file", "policy", "tokens", "budget", "rank", "chunk", "window",
                        "keys", "key-codec", "value-codec", "digest", "digest-codec", "unselected", "max-missed-mass",
-                       "dense-layers", "memory-limit", "dtype", "threads", "max-new", "temperature", "top-k", "top-p", "min-p", "seed",
-                       "json", "raw", "progress"]:
+                       "dense-layers", "memory-limit", "dtype", "device", "threads", "max-new", "temperature", "top-k",
+                       "top-p", "min-p", "seed", "json", "raw", "progress"]:
             self.assertIn(f"--{option}".encode(), out)
+
+    def test_a_device_that_is_not_there_is_refused_with_the_reason(self):
+        os.environ["SHADOWKV_CUDA"] = "0"
+        self.refused(*BASE, "--ask", "x", "--device=-1", names="--device")
+        self.failed(*BASE, "--device", "1", "--ask", "x", names="device is 1; 0 to 0 are there")
+        self.failed(*BASE, "--device", "1", "--ask", "x", names="SHADOWKV_CUDA=0")
 
     def test_version_is_that_of_the_library(self):
         out, _ = run("--version")
