@@ -36,7 +36,13 @@ constexpr std::size_t kStackBytes = 64 << 10;
 class Stacks {
  public:
   ~Stacks() {
-    for (char* stack : stacks_) munmap(stack - kGuard, kGuard + kStackBytes);
+    for (char* stack : stacks_) {
+#if defined(__SANITIZE_ADDRESS__)
+      // Whatever is mapped at this address next must not inherit what frames have left.
+      __asan_unpoison_memory_region(stack, kStackBytes);
+#endif
+      munmap(stack - kGuard, kGuard + kStackBytes);
+    }
   }
   char* get(std::size_t i) {
     while (stacks_.size() <= i) {
