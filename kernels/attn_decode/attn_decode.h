@@ -44,7 +44,6 @@ struct AttnDecodeItem {
 
 bool attn_decode_supports(const AttnDecodeDesc& desc);
 std::size_t attn_decode_workspace_bytes(const AttnDecodeDesc& desc, int64_t n_items, int64_t total_rows);
-using AttnDecodeFn = void (*)(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
 void attn_decode_ref(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
 void attn_decode_cpu(const AttnDecodeDesc&, std::span<const AttnDecodeItem>, void* workspace);
 

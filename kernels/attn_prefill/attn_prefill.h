@@ -46,7 +46,6 @@ struct AttnPrefillItem {
 
 bool attn_prefill_supports(const AttnPrefillDesc& desc);
 std::size_t attn_prefill_workspace_bytes(const AttnPrefillDesc& desc);
-using AttnPrefillFn = void (*)(const AttnPrefillDesc&, std::span<const AttnPrefillItem>, void* workspace);
 void attn_prefill_ref(const AttnPrefillDesc&, std::span<const AttnPrefillItem>, void* workspace);
 void attn_prefill_cpu(const AttnPrefillDesc&, std::span<const AttnPrefillItem>, void* workspace);
 

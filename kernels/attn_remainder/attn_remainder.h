@@ -44,7 +44,6 @@ struct AttnRemainderItem {
 
 bool attn_remainder_supports(const AttnRemainderDesc& desc);
 std::size_t attn_remainder_workspace_bytes(const AttnRemainderDesc& desc, int64_t n_items, int64_t total_chunks);
-using AttnRemainderFn = void (*)(const AttnRemainderDesc&, std::span<const AttnRemainderItem>, void* workspace);
 void attn_remainder_ref(const AttnRemainderDesc&, std::span<const AttnRemainderItem>, void* workspace);
 void attn_remainder_cpu(const AttnRemainderDesc&, std::span<const AttnRemainderItem>, void* workspace);
 

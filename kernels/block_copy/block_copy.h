@@ -19,7 +19,6 @@ struct BlockCopyItem {
   int64_t bytes = 0;
 };
 
-using BlockCopyFn = void (*)(std::span<const BlockCopyItem>);
 void block_copy_ref(std::span<const BlockCopyItem>);
 void block_copy_cpu(std::span<const BlockCopyItem>);
 

@@ -29,7 +29,6 @@ struct BlockStoreItem {
   const float* inverse_weights = nullptr;
 };
 
-using BlockStoreFn = void (*)(const BlockFormat&, std::span<const BlockStoreItem>);
 void block_store_ref(const BlockFormat&, std::span<const BlockStoreItem>);
 void block_store_cpu(const BlockFormat&, std::span<const BlockStoreItem>);
 

@@ -33,7 +33,6 @@ struct ChunkFetchItem {
 // raw and int8 of any width, int4 of those of hadamard.h that are multiples of 16; dtype f32 or bf16. The same for
 // block_store.
 bool chunk_fetch_supports(const BlockFormat& format);
-using ChunkFetchFn = void (*)(const BlockFormat&, std::span<const ChunkFetchItem>);
 void chunk_fetch_ref(const BlockFormat&, std::span<const ChunkFetchItem>);
 void chunk_fetch_cpu(const BlockFormat&, std::span<const ChunkFetchItem>);
 

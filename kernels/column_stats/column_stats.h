@@ -33,10 +33,8 @@ struct ColumnEnergyArgs {
   double* energy = nullptr;
 };
 
-using ColumnMeanFn = void (*)(const ColumnMeanArgs&);
 void column_mean_ref(const ColumnMeanArgs&);
 void column_mean_cpu(const ColumnMeanArgs&);
-using ColumnEnergyFn = void (*)(const ColumnEnergyArgs&);
 void column_energy_ref(const ColumnEnergyArgs&);
 void column_energy_cpu(const ColumnEnergyArgs&);
 

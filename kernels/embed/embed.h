@@ -7,7 +7,6 @@
 
 namespace skv::kernels {
 
-using EmbedFn = void (*)(const void* table, DType dtype, int64_t n, const int32_t* ids, int64_t m, float* y);
 void embed_ref(const void* table, DType dtype, int64_t n, const int32_t* ids, int64_t m, float* y);
 void embed_cpu(const void* table, DType dtype, int64_t n, const int32_t* ids, int64_t m, float* y);
 

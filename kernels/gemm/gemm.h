@@ -43,7 +43,6 @@ struct GemmArgs {
 constexpr int64_t gemm_rounded_stride(const GemmDesc& desc) { return (desc.k + 7) / 8 * 8; }
 
 std::size_t gemm_workspace_bytes(const GemmDesc& desc, int64_t m);
-using GemmFn = void (*)(const GemmDesc&, const GemmArgs&, void* workspace);
 void gemm_ref(const GemmDesc&, const GemmArgs&, void* workspace);
 void gemm_cpu(const GemmDesc&, const GemmArgs&, void* workspace);
 

@@ -28,10 +28,8 @@ struct GramArgs {
 };
 
 std::size_t gram_workspace_bytes(int64_t n, int32_t m);
-using GramFn = void (*)(const GramArgs&, void* workspace);
 void gram_ref(const GramArgs&, void* workspace);
 void gram_cpu(const GramArgs&, void* workspace);
-using GramCenterFn = void (*)(float* g, const double* sum, int64_t n, int32_t m);
 void gram_center_ref(float* g, const double* sum, int64_t n, int32_t m);
 void gram_center_cpu(float* g, const double* sum, int64_t n, int32_t m);
 

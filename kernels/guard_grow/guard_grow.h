@@ -67,7 +67,6 @@ struct GuardGrowItem {
 
 bool guard_grow_supports(const GuardGrowDesc& desc);
 std::size_t guard_grow_workspace_bytes(const GuardGrowDesc& desc, int32_t n_samples, int32_t max_candidates);
-using GuardGrowFn = void (*)(const GuardGrowDesc&, std::span<const GuardGrowItem>, void* workspace);
 void guard_grow_ref(const GuardGrowDesc&, std::span<const GuardGrowItem>, void* workspace);
 void guard_grow_cpu(const GuardGrowDesc&, std::span<const GuardGrowItem>, void* workspace);
 

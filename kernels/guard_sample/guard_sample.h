@@ -41,7 +41,6 @@ struct GuardSampleItem {
 };
 
 std::size_t guard_sample_workspace_bytes(int32_t max_n);
-using GuardSampleFn = void (*)(std::span<const GuardSampleItem>, void* workspace);
 void guard_sample_ref(std::span<const GuardSampleItem>, void* workspace);
 void guard_sample_cpu(std::span<const GuardSampleItem>, void* workspace);
 

@@ -59,14 +59,11 @@ struct GramPriorArgs {
   float* gram = nullptr;
 };
 
-using BasisStoreFn = void (*)(const KeyBasisDesc&, const BasisStoreArgs&);
 void basis_store_ref(const KeyBasisDesc&, const BasisStoreArgs&);
 void basis_store_cpu(const KeyBasisDesc&, const BasisStoreArgs&);
-using BasisLoadFn = void (*)(const KeyBasisDesc&, const BasisLoadArgs&);
 void basis_load_ref(const KeyBasisDesc&, const BasisLoadArgs&);
 void basis_load_cpu(const KeyBasisDesc&, const BasisLoadArgs&);
 std::size_t gram_prior_workspace_bytes(const KeyBasisDesc&);
-using GramPriorFn = void (*)(const KeyBasisDesc&, const GramPriorArgs&, void* workspace);
 void gram_prior_ref(const KeyBasisDesc&, const GramPriorArgs&, void* workspace);
 void gram_prior_cpu(const KeyBasisDesc&, const GramPriorArgs&, void* workspace);
 

@@ -50,7 +50,6 @@ struct KeyProjectArgs {
 
 bool key_project_supports(const KeyProjectDesc& desc);
 std::size_t key_project_workspace_bytes(const KeyProjectDesc& desc, int64_t n);
-using KeyProjectFn = void (*)(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
 void key_project_ref(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
 void key_project_cpu(const KeyProjectDesc&, const KeyProjectArgs&, void* workspace);
 

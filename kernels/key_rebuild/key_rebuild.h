@@ -46,7 +46,6 @@ struct KeyRebuildItem {
 };
 
 bool key_rebuild_supports(const KeyRebuildDesc& desc);
-using KeyRebuildFn = void (*)(const KeyRebuildDesc&, std::span<const KeyRebuildItem>);
 void key_rebuild_ref(const KeyRebuildDesc&, std::span<const KeyRebuildItem>);
 void key_rebuild_cpu(const KeyRebuildDesc&, std::span<const KeyRebuildItem>);
 

@@ -32,7 +32,6 @@ struct KvAppendItem {
   const float* v = nullptr;
 };
 
-using KvAppendFn = void (*)(const KvPageFormat&, std::span<const KvAppendItem>);
 void kv_append_ref(const KvPageFormat&, std::span<const KvAppendItem>);
 void kv_append_cpu(const KvPageFormat&, std::span<const KvAppendItem>);
 

@@ -21,7 +21,6 @@ struct KvGatherArgs {
   float* x = nullptr;
 };
 
-using KvGatherFn = void (*)(const KvGatherArgs&);
 void kv_gather_ref(const KvGatherArgs&);
 void kv_gather_cpu(const KvGatherArgs&);
 

@@ -60,7 +60,6 @@ struct LandmarkScoreItem {
 
 bool landmark_score_supports(const LandmarkScoreDesc& desc);
 std::size_t landmark_score_workspace_bytes(const LandmarkScoreDesc& desc, int64_t total_chunks);
-using LandmarkScoreFn = void (*)(const LandmarkScoreDesc&, std::span<const LandmarkScoreItem>, void* workspace);
 void landmark_score_ref(const LandmarkScoreDesc&, std::span<const LandmarkScoreItem>, void* workspace);
 void landmark_score_cpu(const LandmarkScoreDesc&, std::span<const LandmarkScoreItem>, void* workspace);
 

@@ -9,7 +9,6 @@
 
 namespace skv::kernels {
 
-using RmsNormFn = void (*)(const float* x, const float* w, float eps, int64_t m, int64_t n, float* y);
 void rms_norm_ref(const float* x, const float* w, float eps, int64_t m, int64_t n, float* y);
 void rms_norm_cpu(const float* x, const float* w, float eps, int64_t m, int64_t n, float* y);
 

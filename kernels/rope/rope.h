@@ -27,7 +27,6 @@ struct RopeItem {
   bool inverse = false;
 };
 
-using RopeFn = void (*)(const RopeView&, std::span<const RopeItem>);
 void rope_ref(const RopeView&, std::span<const RopeItem>);
 void rope_cpu(const RopeView&, std::span<const RopeItem>);
 

@@ -41,7 +41,6 @@ struct SampleItem {
 float counter_uniform(uint64_t seed, uint64_t counter);
 
 std::size_t sample_workspace_bytes(int32_t vocab, int64_t n_items);
-using SampleFn = void (*)(std::span<const SampleItem>, void* workspace);
 void sample_ref(std::span<const SampleItem>, void* workspace);
 void sample_cpu(std::span<const SampleItem>, void* workspace);
 

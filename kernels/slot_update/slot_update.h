@@ -47,7 +47,6 @@ SKV_HD inline void add_slot_totals(const SlotUpdateItem& item, int32_t n_ids, in
 }
 
 std::size_t slot_update_workspace_bytes(int64_t n_items, int32_t max_slots);
-using SlotUpdateFn = void (*)(std::span<const SlotUpdateItem>, void* workspace);
 void slot_update_ref(std::span<const SlotUpdateItem>, void* workspace);
 void slot_update_cpu(std::span<const SlotUpdateItem>, void* workspace);
 

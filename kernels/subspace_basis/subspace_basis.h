@@ -34,7 +34,6 @@ struct SubspaceBasisArgs {
 };
 
 std::size_t subspace_basis_workspace_bytes(int32_t m, int32_t rank, BasisMethod method);
-using SubspaceBasisFn = bool (*)(const SubspaceBasisArgs&, void* workspace);
 bool subspace_basis_ref(const SubspaceBasisArgs&, void* workspace);  // full, Jacobi rotations in double
 bool subspace_basis_cpu(const SubspaceBasisArgs&, void* workspace);
 

@@ -8,7 +8,6 @@
 
 namespace skv::kernels {
 
-using SwigluFn = void (*)(const float* gu, int64_t m, int64_t n, float* y);
 void swiglu_ref(const float* gu, int64_t m, int64_t n, float* y);
 void swiglu_cpu(const float* gu, int64_t m, int64_t n, float* y);
 

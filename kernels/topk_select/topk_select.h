@@ -25,7 +25,6 @@ struct TopkSelectItem {
 };
 
 std::size_t topk_select_workspace_bytes(int64_t total_scores);
-using TopkSelectFn = void (*)(std::span<const TopkSelectItem>, void* workspace);
 void topk_select_ref(std::span<const TopkSelectItem>, void* workspace);
 void topk_select_cpu(std::span<const TopkSelectItem>, void* workspace);
 
