@@ -1,7 +1,7 @@
 // CUDA's versions of the ops, one .cu file each beside its contract.
 #pragma once
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 #include "kernels/ops.h"
 
 namespace skv::kernels {

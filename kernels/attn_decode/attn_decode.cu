@@ -12,8 +12,8 @@
 
 #include "kernels/attn_decode/attn_decode.h"
 #include "kernels/attn_decode/attn_decode_split.h"
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_softmax.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/softmax.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

@@ -14,9 +14,9 @@
 #include <climits>
 
 #include "kernels/attn_prefill/attn_prefill_keys.cuh"
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_mma_tile.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/mma_tile.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

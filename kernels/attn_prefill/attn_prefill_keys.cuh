@@ -6,9 +6,9 @@
 #include <span>
 
 #include "kernels/attn_prefill/attn_prefill.h"
-#include "kernels/common/cuda_mma_tile.cuh"
-#include "kernels/common/cuda_stream.h"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/mma_tile.cuh"
+#include "kernels/common/cuda/stream.h"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::kernels {
 namespace {

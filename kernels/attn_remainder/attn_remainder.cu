@@ -9,8 +9,8 @@
 
 #include "kernels/attn_remainder/attn_remainder.h"
 #include "kernels/attn_remainder/attn_remainder_split.h"
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_softmax.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/softmax.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

@@ -2,10 +2,10 @@
 // pinned host memory). A warp has 4 KB of one item, eight 16-byte reads of a lane before its first write.
 #include "kernels/block_copy/block_copy.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_runs.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/runs.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

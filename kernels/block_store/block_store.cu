@@ -4,10 +4,10 @@
 
 #include <algorithm>
 
-#include "kernels/common/cuda_hadamard.cuh"
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_row_codec.cuh"
-#include "kernels/common/cuda_runs.cuh"
+#include "kernels/common/cuda/hadamard.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/row_codec.cuh"
+#include "kernels/common/cuda/runs.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
-#include "kernels/common/cuda_hadamard.cuh"
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_row_codec.cuh"
+#include "kernels/common/cuda/hadamard.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/row_codec.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

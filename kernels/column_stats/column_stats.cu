@@ -6,7 +6,7 @@
 // follows from the shape alone.
 #include "kernels/column_stats/column_stats.h"
 
-#include "kernels/common/cuda_launch.h"
+#include "kernels/common/cuda/launch.h"
 
 namespace skv::kernels {
 namespace {

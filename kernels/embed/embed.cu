@@ -3,8 +3,8 @@
 // Floor: sizeof(dtype) + 4 bytes an element: bandwidth-bound.
 #include "kernels/embed/embed.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
 
 namespace skv::kernels {
 namespace {

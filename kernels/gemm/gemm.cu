@@ -8,9 +8,9 @@
 
 #include <algorithm>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_ptx.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/ptx.cuh"
 
 namespace skv::kernels {
 namespace {

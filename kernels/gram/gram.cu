@@ -2,10 +2,10 @@
 // products (about 15 us). The product's sums are the library's; everything else is added in a fixed order.
 #include <algorithm>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/gram/gram.h"
 #include "kernels/gram/gram_cuda.h"
 #include "kernels/ops_cuda.h"

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/guard_grow/guard_grow_plan.h"
 
 namespace skv::kernels {

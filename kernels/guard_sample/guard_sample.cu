@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <climits>
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::kernels {
 namespace {

@@ -2,10 +2,10 @@
 // the same again and 0.34 GFLOP of f32: a few microseconds each, so the kernels below are plain tiles of 32 x 32.
 #include <algorithm>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/key_basis/key_basis.h"
 #include "kernels/key_basis/key_basis_cuda.h"
 #include "kernels/ops_cuda.h"

@@ -3,10 +3,10 @@
 // warp a row; energies and residuals are summed a warp a chunk and head, in a fixed order.
 #include <algorithm>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_row_codec.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/row_codec.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/key_project/key_project.h"
 #include "kernels/key_project/key_project_cuda.h"
 #include "kernels/ops_cuda.h"

@@ -13,8 +13,8 @@
 
 #include <algorithm>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_mma_tile.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/mma_tile.cuh"
 #include "kernels/ops_cuda.h"
 
 namespace skv::kernels {

@@ -4,9 +4,9 @@
 // 16 (bf16); heads lie page_tokens rows apart, so a token's stores are runs of head_dim elements.
 #include "kernels/kv_append/kv_append.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_runs.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/runs.cuh"
 
 namespace skv::kernels {
 namespace {

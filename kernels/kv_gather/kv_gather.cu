@@ -3,7 +3,7 @@
 // Floor: sizeof(dtype) + 4 bytes an element: bandwidth-bound.
 #include "kernels/kv_gather/kv_gather.h"
 
-#include "kernels/common/cuda_launch.h"
+#include "kernels/common/cuda/launch.h"
 
 namespace skv::kernels {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/common/cuda_hadamard.cuh"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/hadamard.cuh"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/landmark_score/landmark_score_plan.h"
 
 namespace skv::kernels::landmark {

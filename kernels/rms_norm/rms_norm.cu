@@ -5,7 +5,7 @@
 // dozen squares and double across a block, in an order that the row's length alone decides.
 #include "kernels/rms_norm/rms_norm.h"
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::kernels {
 namespace {

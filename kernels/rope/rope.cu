@@ -5,8 +5,8 @@
 // four neighbouring pairs once and applies it to its share of the heads, several heads' loads in flight at a time.
 #include "kernels/rope/rope.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_runs.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/runs.cuh"
 
 namespace skv::kernels {
 namespace {

@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/sample/philox.h"
 
 namespace skv::kernels {

@@ -2,13 +2,13 @@
 // depend on each other.
 //
 // One block an item: table look-ups tell hits from misses, which are listed in order; the slots least recently used
-// are selected, as many as there are misses (cuda_select.cuh), and sorted; then miss i takes victim i.
+// are selected, as many as there are misses (common/cuda/select.cuh), and sorted; then miss i takes victim i.
 #include <algorithm>
 #include <bit>
 #include <cstddef>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_select.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/select.cuh"
 #include "kernels/ops_cuda.h"
 #include "kernels/slot_update/slot_update.h"
 

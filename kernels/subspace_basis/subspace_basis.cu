@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/common/hash_random.h"
 #include "kernels/ops_cuda.h"
 #include "kernels/subspace_basis/subspace_basis.h"

@@ -3,7 +3,7 @@
 // Floor: 12 bytes an element, one exponential and one division: bandwidth-bound.
 #include "kernels/swiglu/swiglu.h"
 
-#include "kernels/common/cuda_launch.h"
+#include "kernels/common/cuda/launch.h"
 
 namespace skv::kernels {
 namespace {

@@ -1,13 +1,13 @@
 // The k best scores of a row. Floor: 4 n bytes, once; at one block a row it is the latency of some twenty barriers
 // and, beyond what shared memory holds, of reading the row again.
 //
-// One block a row (cuda_select.cuh): scores become keys in their order while the first digits are counted, and stay
+// One block a row (common/cuda/select.cuh): scores become keys in their order while the first digits are counted, and stay
 // in shared memory as far as they fit; then the threshold, then the ids in order.
 #include <algorithm>
 #include <cstddef>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_select.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/select.cuh"
 #include "kernels/ops_cuda.h"
 #include "kernels/topk_select/topk_select.h"
 

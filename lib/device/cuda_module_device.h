@@ -10,8 +10,8 @@
 #include <string>
 #include <utility>
 
-#include "kernels/common/cuda_products.h"
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/stream.h"
 #include "lib/device/backend.h"
 
 namespace skv::device {

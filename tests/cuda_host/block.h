@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 #include "tests/cuda_host/cuda_host.h"
 #include "tests/cuda_host/findings.h"
 #include "tests/cuda_host/shared_arena.h"

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 #include "tests/cuda_host/block.h"
 #include "tests/cuda_host/crash.h"
 #include "tests/cuda_host/cuda_host.h"

@@ -1,8 +1,8 @@
 #include "tests/cuda_host/harness_kernels.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::test {
 

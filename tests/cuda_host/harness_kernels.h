@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 namespace skv::test {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "kernels/common/cuda_products.h"
+#include "kernels/common/cuda/products.h"
 #include "kernels/subspace_basis/symmetric_eigen.h"
 
 namespace skv::cuda {

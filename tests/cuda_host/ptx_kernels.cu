@@ -1,7 +1,7 @@
 #include "tests/cuda_host/ptx_kernels.h"
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
 
 namespace skv::test {
 

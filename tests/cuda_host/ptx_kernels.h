@@ -1,10 +1,10 @@
-// One kernel for each wrapper of kernels/common/cuda_ptx.cuh, for ptx_test.cc. All pointers are device memory; one
+// One kernel for each wrapper of kernels/common/cuda/ptx.cuh, for ptx_test.cc. All pointers are device memory; one
 // warp unless said.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 namespace skv::test {
 

@@ -1,4 +1,4 @@
-// Conformance of the wrappers in kernels/common/cuda_ptx.cuh with the PTX ISA's tables: the same program runs where a
+// Conformance of the wrappers in kernels/common/cuda/ptx.cuh with the PTX ISA's tables: the same program runs where a
 // host executes kernels and on a GPU. What is expected is written out or follows from the tables, never from a
 // wrapper.
 #include <cuda_runtime.h>

@@ -1,6 +1,6 @@
 #include "tests/cuda_host/stream_kernels.h"
 
-#include "kernels/common/cuda_launch.h"
+#include "kernels/common/cuda/launch.h"
 
 namespace skv::test {
 namespace {

@@ -1,5 +1,5 @@
 // Launch lists: what the host writes until the launch is what the kernel reads, however the staging memory wraps around.
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 #include <memory>
 #include <random>

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "kernels/common/cuda_products.h"
+#include "kernels/common/cuda/products.h"
 #include "kernels/ops_cuda.h"
 #include "tests/cuda_host/cuda_host.h"
 #include "tests/cuda_host/device_memory.h"

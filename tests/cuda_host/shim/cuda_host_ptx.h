@@ -1,4 +1,4 @@
-// Host versions of the wrappers in kernels/common/cuda_ptx.cuh.
+// Host versions of the wrappers in kernels/common/cuda/ptx.cuh.
 #pragma once
 
 #include <bit>

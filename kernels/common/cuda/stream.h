@@ -24,7 +24,7 @@
 
 namespace skv::cuda {
 
-class Products;  // cuda_products.h
+class Products;  // products.h
 
 // A kernel with its shape and its arguments by address.
 struct Launch {

@@ -1,4 +1,4 @@
-#include "kernels/common/cuda_products.h"
+#include "kernels/common/cuda/products.h"
 
 #include <cublasLt.h>
 #include <cusolverDn.h>

@@ -1,4 +1,4 @@
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 #include <algorithm>
 #include <cstring>

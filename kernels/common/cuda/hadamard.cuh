@@ -12,7 +12,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/common/hadamard.h"
 
 namespace skv::cuda {

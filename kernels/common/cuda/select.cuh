@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::cuda {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 #include "kernels/common/paged.h"
 
 namespace skv::cuda {

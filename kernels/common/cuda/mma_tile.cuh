@@ -8,7 +8,7 @@
 // so that two neighbouring D of one product, packed, are an A of the next one.
 #pragma once
 
-#include "kernels/common/cuda_ptx.cuh"
+#include "kernels/common/cuda/ptx.cuh"
 
 namespace skv::cuda {
 

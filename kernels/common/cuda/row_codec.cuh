@@ -10,8 +10,8 @@
 
 #include <cstdint>
 
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 
 namespace skv::cuda {
 

@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/common/cuda_launch.h"
+#include "kernels/common/cuda/launch.h"
 
 namespace skv::cuda {
 

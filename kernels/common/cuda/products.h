@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 #include "kernels/common/dtype.h"
 
 namespace skv::cuda {

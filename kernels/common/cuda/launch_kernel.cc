@@ -7,7 +7,7 @@
 #include <set>
 #include <utility>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 namespace skv::cuda {
 

@@ -10,9 +10,9 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/common/cuda_launch.h"
-#include "kernels/common/cuda_ptx.cuh"
-#include "kernels/common/cuda_warp.cuh"
+#include "kernels/common/cuda/launch.h"
+#include "kernels/common/cuda/ptx.cuh"
+#include "kernels/common/cuda/warp.cuh"
 #include "kernels/common/softmax_parts.h"
 
 namespace skv::cuda {

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/common/cuda_stream.h"
+#include "kernels/common/cuda/stream.h"
 
 // All shared memory of a kernel, 128-byte aligned: as many bytes as its launch asks for.
 #if defined(__CUDACC__)
