@@ -167,6 +167,8 @@ const kernels::Ops& tested_ops() {
 
 bool tested_slowly() { return true; }
 
+bool tested_rounds_products() { return true; }
+
 void show_to_ops(void*, std::size_t) {}
 
 bool ops_see_all_memory() { return true; }

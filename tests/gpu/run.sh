@@ -48,17 +48,21 @@ step() {
   fi
 }
 
+# tool, options: over small shapes of every op. They are some 3,300 launches of 6 blocks (counted on the host); the
+# tests left out are another 2,200 of 20.
+sanitize() {
+  step "$1" 60 env SKV_TEST_SMALL=1 compute-sanitizer --tool "$@" --error-exitcode 4 "$bundle/gpu_check" \
+    --gtest_brief=1 --gtest_filter='-SubspaceBasis.holds_*'
+}
+
 case $stage in
   check)
     step "PTX wrappers" 60 "$bundle/gpu_ptx"
     step "kernels" 150 "$bundle/gpu_check" --gtest_brief=1
     step "CPU and GPU sessions" 60 "$bundle/gpu_device" --gtest_brief=1
     if command -v compute-sanitizer > /dev/null && [ -z "$rehearse" ]; then
-      small='*Small*:*edges*:*empty*:*tail*:TopkSelect*:SlotUpdate*'
-      step "memcheck" 60 compute-sanitizer --tool memcheck --error-exitcode 4 "$bundle/gpu_check" --gtest_brief=1 \
-        --gtest_filter="$small"
-      step "racecheck" 60 compute-sanitizer --tool racecheck --error-exitcode 4 "$bundle/gpu_check" --gtest_brief=1 \
-        --gtest_filter="$small"
+      sanitize memcheck
+      sanitize racecheck --kernel-name kns=skv  # NVIDIA's kernels answer for their own shared memory
     fi ;;
   kernels)
     step "kernel timings" 300 "$bundle/gpu_kernels" --out "$out/kernels.jsonl" --have "$have"

@@ -89,7 +89,9 @@ const Ops& tested_ops() {
   return ops;
 }
 
-bool tested_slowly() { return false; }
+bool tested_slowly() { return std::getenv("SKV_TEST_SMALL") != nullptr; }
+
+bool tested_rounds_products() { return true; }
 
 void for_each_variant(const std::function<void(const char* name)>& fn) { fn(gpu().device.name.c_str()); }
 

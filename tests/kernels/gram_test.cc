@@ -24,23 +24,14 @@ void accumulate(const kernels::Ops& ops, const float* x, int64_t ldx, int64_t n,
   }
 }
 
-// Whether the tested op rounds centred rows to bf16, as the contract allows on a GPU.
-bool rounds_rows() {
-  const std::vector<float> x = {1.0f + 0x1p-10f}, center = {0.0f};
-  Moments moments(1);
-  accumulate(tested_ops(), x.data(), 1, 1, 1, center.data(), 1, moments);
-  return moments.g[0] == 1.0f;
-}
-
 // before: g as it was given to both.
 void expect_moments(const Moments& got, const Moments& want, const Moments& before, float tolerance,
                     const std::string& params) {
   const auto m = static_cast<int64_t>(want.sum.size());
-  const bool rounds = rounds_rows();
   const auto added = [&](int64_t i) { return std::max(want.g[i * m + i] - before.g[i * m + i], 0.0f); };
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < m; ++j) {
-      const float rounding = rounds ? 8e-3f * std::sqrt(added(i)) * std::sqrt(added(j)) : 0.0f;
+      const float rounding = tested_rounds_products() ? 8e-3f * std::sqrt(added(i)) * std::sqrt(added(j)) : 0.0f;
       ASSERT_NEAR(got.g[i * m + j], want.g[i * m + j], tolerance * max_abs(want.g) + rounding)
           << params << " i=" << i << " j=" << j;
       ASSERT_EQ(got.g[i * m + j], got.g[j * m + i]) << params;
@@ -124,7 +115,7 @@ double spectral_error(Random& rng, bool guess_center) {
 
 TEST(Gram, a_bias_of_100_times_the_spread_costs_little_of_the_spectrum) {
   Random rng;
-  const double little = rounds_rows() ? 2e-3 : 1e-4;
+  const double little = tested_rounds_products() ? 2e-3 : 1e-4;
   EXPECT_LT(spectral_error(rng, true), little);
   EXPECT_GT(spectral_error(rng, false), little)
       << "without the provisional centre nothing is lost: the test shows nothing";

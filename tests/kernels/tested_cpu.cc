@@ -9,6 +9,8 @@ const kernels::Ops& tested_ops() { return kernels::cpu_ops(); }
 
 bool tested_slowly() { return false; }
 
+bool tested_rounds_products() { return false; }
+
 void show_to_ops(void*, std::size_t) {}
 
 void hide_from_ops(void*) noexcept {}

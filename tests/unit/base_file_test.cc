@@ -19,20 +19,12 @@
 #include <gtest/gtest.h>
 
 #include "lib/base/status.h"
+#include "tests/unit/error_of.h"
 
 namespace skv {
 namespace {
 
-template <class Fn>
-Error error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(SKV_OK, "");
-}
+using test::error_of;
 
 class File : public testing::Test {
  protected:

@@ -19,23 +19,14 @@
 #include <gtest/gtest.h>
 
 #include "lib/base/status.h"
+#include "tests/unit/error_of.h"
 
 namespace skv {
 namespace {
 
-constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+using test::error_of;
 
-// The error's code and text; fails the test if nothing is thrown.
-template <class Fn>
-Error error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(SKV_OK, "");
-}
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
 
 // Pages of address space of this process, without allocating.
 int64_t mapped_pages() {

@@ -15,23 +15,15 @@
 #include "lib/base/status.h"
 #include "lib/device/device.h"
 #include "lib/device/module_loader.h"
+#include "tests/unit/error_of.h"
 #include "tests/unit/fake_backend.h"
 
 namespace skv::device {
 namespace {
 
-constexpr int64_t kMiB = 1 << 20;
+using test::error_of;
 
-template <class Fn>
-Error error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(SKV_OK, "");
-}
+constexpr int64_t kMiB = 1 << 20;
 
 class AcceleratorTest : public ::testing::Test {
  protected:
