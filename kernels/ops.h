@@ -80,16 +80,37 @@ class Ops {
   SKV_KERNEL_OPS(SKV_OP_METHOD)
 #undef SKV_OP_METHOD
 
+  // What is called between the two may be kept back and handed to the device together: by end_record() at the latest, or
+  // when something waits. No memory that it uses may be given back before.
+  virtual void begin_record() const {}
+  virtual void end_record() const {}
+  // What is called between begin_aside() and end_aside() may run beside all that follows, until join() or wait(). Neither
+  // may write what the other touches. No products or factorisations.
+  virtual void begin_aside() const {}
+  virtual void end_aside() const {}
+  virtual void join() const {}
+
   // Data to data.
   virtual void copy(void* to, const void* from, int64_t bytes) const = 0;
   virtual void fill(void* to, uint8_t byte, int64_t bytes) const = 0;
   // The host's bytes may change as soon as the call returns.
   virtual void upload(void* to, const void* host, int64_t bytes) const = 0;
-  // Waits for all before it: the bytes are there when the call returns, unless the device failed.
+  // Waits for all before it that is not aside: the bytes are there when the call returns, unless the device failed.
   virtual void download(void* host, const void* from, int64_t bytes) const = 0;
   virtual void wait() const = 0;
   // Not empty once the device has failed, for good: what has been computed since is worthless.
   virtual const char* failure() const = 0;
+};
+
+class Recording {
+ public:
+  explicit Recording(const Ops& ops) : ops_(ops) { ops_.begin_record(); }
+  ~Recording() { ops_.end_record(); }
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+ private:
+  const Ops& ops_;
 };
 
 const Ops& cpu_ops();  // ops_cpu.cc

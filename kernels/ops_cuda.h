@@ -22,6 +22,11 @@ class CudaOps final : public Ops {
 #undef SKV_OP_METHOD
 #undef SKV_OP_ARGUMENTS
 
+  void begin_record() const override { stream_.begin_record(); }
+  void end_record() const override { stream_.end_record(); }
+  void begin_aside() const override { stream_.begin_aside(); }
+  void end_aside() const override { stream_.end_aside(); }
+  void join() const override { stream_.join(); }
   void copy(void* to, const void* from, int64_t bytes) const override { stream_.copy(to, from, bytes); }
   void fill(void* to, uint8_t byte, int64_t bytes) const override { stream_.fill(to, byte, bytes); }
   void upload(void* to, const void* host, int64_t bytes) const override { stream_.upload(to, host, bytes); }

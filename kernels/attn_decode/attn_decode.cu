@@ -8,6 +8,7 @@
 // lanes have neighbouring columns, and a row's weights are broadcast. Several blocks share an SM: one reads K while
 // another adds up V. Sums of query and key are always over the same quarters in the same order, wherever a row lies.
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 
 #include "kernels/attn_decode/attn_decode.h"
@@ -29,25 +30,28 @@ constexpr int kPieceChunks = 16;  // 16 bytes of a row each
 constexpr int kStages = 2;        // pieces of a warp that are there or on their way
 constexpr float kLog2E = 1.44269504088896340736f;
 
+// An item's splits are consecutive: first those of its blocks, of kShortSplit rows, then those of its runs.
 struct DeviceItem {
   const float* q;
   KvBlocks blocks;
+  int32_t first_split;
+  int32_t block_splits;
+  int32_t run_split;  // rows of a split of runs
+  int32_t run_rows;
+  int32_t first_run;
+  int32_t n_runs;  // that have rows
 };
 
-// Rows [first, first + rows) of an item's blocks (span < 0; at most so many), or of its spans, of which [span,
-// last_span] hold them.
+struct DeviceRun {
+  KvRun run;           // lists are the device's
+  int32_t before;      // rows of the item's runs before it
+  int32_t page_shift;  // rows_per_page is 1 << page_shift; -1: it is no power of two
+};
+
+// Rows [first, first + rows) of an item's blocks, or of its runs.
 struct Split {
-  int32_t item;
-  int32_t first;
-  int32_t rows;
-  int32_t span;
-  int32_t last_span;
-};
-
-struct DeviceSpan {
-  const void* k;
-  const void* v;
-  int32_t first;  // among the rows of the item's spans
+  bool of_runs;
+  int first, rows;
 };
 
 struct Args {
@@ -84,29 +88,36 @@ SKV_HD inline Room make_room(int chunks, int width, int heads, int split_room) {
   return room;
 }
 
-__device__ __forceinline__ int find_span(const DeviceSpan* spans, int first, int last, int row) {
-  while (first < last) {
-    const int middle = (first + last + 1) / 2;
-    if (spans[middle].first <= row) first = middle;
-    else last = middle - 1;
-  }
-  return first;
+__device__ __forceinline__ Split find_split(const DeviceItem& item, int index) {
+  const int split = index - item.first_split;
+  const bool of_runs = split >= item.block_splits;
+  const int length = of_runs ? item.run_split : kShortSplit;
+  const int first = (of_runs ? split - item.block_splits : split) * length;
+  const int64_t rows = of_runs ? item.run_rows : int64_t{*item.blocks.n_ids} * item.blocks.block_tokens;
+  const int64_t left = rows - first;
+  return {of_runs, first, left < length ? static_cast<int>(left) : length};
 }
 
-__device__ __forceinline__ void find_rows(const Split& split, const KvBlocks& blocks, const DeviceSpan* spans,
-                                          int rows, int row_bytes, const void** k, const void** v) {
-  for (int r = static_cast<int>(threadIdx.x); r < rows; r += kThreads) {
-    const int row = split.first + r;
-    if (split.span < 0) {
+__device__ __forceinline__ void find_rows(const Split& split, const DeviceItem& item, const DeviceRun* runs,
+                                          int row_bytes, const void** k, const void** v) {
+  for (int r = static_cast<int>(threadIdx.x); r < split.rows; r += kThreads) {
+    int row = split.first + r;
+    if (!split.of_runs) {
+      const KvBlocks& blocks = item.blocks;
       const int64_t at = blocks.ids[row / blocks.block_tokens] * blocks.block_bytes +
                          int64_t{row % blocks.block_tokens} * row_bytes;
       k[r] = offset_bytes(blocks.k, at);
       v[r] = offset_bytes(blocks.v, at);
     } else {
-      const DeviceSpan span = spans[find_span(spans, split.span, split.last_span, row)];
-      const int64_t at = int64_t{row - span.first} * row_bytes;
-      k[r] = offset_bytes(span.k, at);
-      v[r] = offset_bytes(span.v, at);
+      const DeviceRun* of = runs + item.first_run;
+      const DeviceRun* const last = of + item.n_runs - 1;
+      while (of < last && of[1].before <= row) ++of;
+      const KvRun& run = of->run;
+      row += run.first - of->before;
+      const int page = of->page_shift >= 0 ? row >> of->page_shift : row / run.rows_per_page;
+      const int64_t at = int64_t{row - page * run.rows_per_page} * row_bytes;
+      k[r] = offset_bytes(run.k_pages[page], run.k_offset_bytes + at);
+      v[r] = offset_bytes(run.v_pages[page], run.v_offset_bytes + at);
     }
   }
 }
@@ -318,19 +329,15 @@ __device__ __forceinline__ void store_totals(const SoftmaxPart& part, int first_
 // kChunks > 0: rows are so many whole chunks.
 template <class R, int kHeads, int kChunks>
 __global__ void __launch_bounds__(kThreads, 4)
-    attend(Args args, const DeviceItem* items, const Split* splits, const DeviceSpan* spans) {
+    attend(Args args, const DeviceItem* items, const int32_t* item_of_split, const DeviceRun* runs) {
   SKV_SHARED(shared);
   const int index = static_cast<int>(blockIdx.x) / args.tiles, tile = static_cast<int>(blockIdx.x) % args.tiles;
-  const Split split = splits[index];
-  const DeviceItem item = items[split.item];
+  const DeviceItem item = items[item_of_split[index]];
+  const Split split = find_split(item, index);
   const SoftmaxPart part = args.parts.at(index);
   const int chunks = kChunks > 0 ? kChunks : args.chunks, dim = args.parts.head_dim, first_head = tile * kHeads;
   const int heads = args.parts.group - first_head < kHeads ? args.parts.group - first_head : kHeads;
-  int rows = split.rows;
-  if (split.span < 0) {
-    const int64_t left = int64_t{*item.blocks.n_ids} * item.blocks.block_tokens - split.first;
-    rows = left < rows ? static_cast<int>(left) : rows;
-  }
+  const int rows = split.rows;
   if (rows <= 0) return store_totals<kHeads>(part, first_head, heads, nullptr, nullptr);
 
   const Room room = make_room(chunks, R::kWidth, kHeads, args.split_room);
@@ -338,7 +345,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   float* const weights = reinterpret_cast<float*>(shared + room.weights);
   float* const max = reinterpret_cast<float*>(shared + room.reduced);
   float* const sum = max + kWarps * kHeads;
-  find_rows(split, item.blocks, spans, rows, args.row_bytes, addresses, addresses + args.split_room);
+  find_rows(split, item, runs, args.row_bytes, addresses, addresses + args.split_room);
   __syncthreads();
   const bool whole = kChunks > 0 || args.whole;
   const cuda::RowList k = {addresses, rows, dim, whole}, v = {addresses + args.split_room, rows, dim, whole};
@@ -370,7 +377,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-using Attend = void (*)(Args, const DeviceItem*, const Split*, const DeviceSpan*);
+using Attend = void (*)(Args, const DeviceItem*, const int32_t*, const DeviceRun*);
 
 // A kernel and the shape that it is made for.
 struct Choice {
@@ -398,20 +405,21 @@ Choice choose(const AttnDecodeDesc& desc) {
 
 struct Extent {
   int64_t block_rows = 0;  // at most
-  int64_t span_rows = 0;
-  int64_t spans = 0;  // that have rows
-  int64_t splits() const {
-    const int64_t length = span_split_rows(span_rows);
-    return (block_rows + kShortSplit - 1) / kShortSplit + (span_rows + length - 1) / length;
+  int64_t run_rows = 0;
+  int32_t runs = 0;  // that have rows
+  int32_t block_splits() const { return static_cast<int32_t>((block_rows + kShortSplit - 1) / kShortSplit); }
+  int32_t splits() const {
+    const int64_t length = run_split_rows(run_rows);
+    return block_splits() + static_cast<int32_t>((run_rows + length - 1) / length);
   }
 };
 
 Extent measure(const AttnDecodeItem& item) {
   Extent extent;
   if (item.blocks.n_ids != nullptr) extent.block_rows = int64_t{item.blocks.max_ids} * item.blocks.block_tokens;
-  for (int32_t i = 0; i < item.n_spans; ++i) {
-    extent.span_rows += item.spans[i].n;
-    extent.spans += item.spans[i].n > 0;
+  for (int32_t i = 0; i < item.n_runs; ++i) {
+    extent.run_rows += item.runs[i].n;
+    extent.runs += item.runs[i].n > 0;
   }
   return extent;
 }
@@ -419,42 +427,32 @@ Extent measure(const AttnDecodeItem& item) {
 struct Plan {
   cuda::Staged<DeviceItem> items;
   cuda::Staged<cuda::MergeItem> merges;
-  cuda::Staged<Split> splits;
-  cuda::Staged<DeviceSpan> spans;
-  int64_t n_splits = 0, n_spans = 0;
+  cuda::Staged<int32_t> item_of_split;
+  cuda::Staged<DeviceRun> runs;
+  int32_t n_splits = 0, n_runs = 0;
 };
 
-void cut_spans(const AttnDecodeItem& item, int32_t index, const Extent& extent, Plan* plan) {
-  const auto first_span = static_cast<int32_t>(plan->n_spans);
-  int32_t row = 0;
-  for (int32_t i = 0; i < item.n_spans; ++i) {
-    const KvSpan& span = item.spans[i];
-    if (span.n <= 0) continue;
-    plan->spans[plan->n_spans++] = {span.k, span.v, row};
-    row += span.n;
-  }
-  const int32_t length = span_split_rows(extent.span_rows);
-  auto span = first_span;
-  const auto advance = [&](int32_t to) {  // to the span that holds row `to`
-    while (span + 1 < plan->n_spans && plan->spans[span + 1].first <= to) ++span;
-    return span;
-  };
-  for (int32_t first = 0; first < row; first += length) {
-    const int32_t rows = std::min(length, row - first), from = advance(first);
-    plan->splits[plan->n_splits++] = {index, first, rows, from, advance(first + rows - 1)};
+void list_runs(const AttnDecodeItem& item, cuda::Lists* lists, Plan* plan) {
+  int32_t before = 0;
+  for (int32_t i = 0; i < item.n_runs; ++i) {
+    KvRun run = item.runs[i];
+    if (run.n <= 0) continue;
+    run.k_pages = lists->shared(run.k_pages, run.n_pages);
+    run.v_pages = lists->shared(run.v_pages, run.n_pages);
+    const auto size = static_cast<uint32_t>(run.rows_per_page);
+    plan->runs[plan->n_runs++] = {run, before, std::has_single_bit(size) ? std::countr_zero(size) : -1};
+    before += run.n;
   }
 }
 
-void cut_item(const AttnDecodeItem& item, int32_t index, Plan* plan) {
+void plan_item(const AttnDecodeItem& item, int32_t index, cuda::Lists* lists, Plan* plan) {
   const Extent extent = measure(item);
-  const auto first_part = static_cast<int32_t>(plan->n_splits);
-  for (int64_t row = 0; row < extent.block_rows; row += kShortSplit) {
-    const int64_t rows = std::min<int64_t>(kShortSplit, extent.block_rows - row);
-    plan->splits[plan->n_splits++] = {index, static_cast<int32_t>(row), static_cast<int32_t>(rows), -1, -1};
-  }
-  cut_spans(item, index, extent, plan);
-  plan->items[index] = {item.q, item.blocks};
-  plan->merges[index] = {item.out, item.lse, first_part, static_cast<int32_t>(plan->n_splits), item.merge};
+  const int32_t first = plan->n_splits, end = first + extent.splits();
+  plan->items[index] = {item.q, item.blocks, first, extent.block_splits(), run_split_rows(extent.run_rows),
+                        static_cast<int32_t>(extent.run_rows), plan->n_runs, extent.runs};
+  plan->merges[index] = {item.out, item.lse, first, end, item.merge};
+  while (plan->n_splits < end) plan->item_of_split[plan->n_splits++] = index;
+  list_runs(item, lists, plan);
 }
 
 }  // namespace
@@ -462,19 +460,21 @@ void cut_item(const AttnDecodeItem& item, int32_t index, Plan* plan) {
 void attn_decode_cuda(cuda::Stream& stream, const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items,
                       void* workspace) {
   const auto n_items = static_cast<int64_t>(items.size());
-  int64_t n_splits = 0, n_spans = 0;
+  int64_t n_splits = 0, n_runs = 0;
   int32_t split_room = kShortSplit;
   for (const AttnDecodeItem& item : items) {
     const Extent extent = measure(item);
     n_splits += extent.splits();
-    n_spans += extent.spans;
-    split_room = std::max(split_room, span_split_rows(extent.span_rows));
+    n_runs += extent.runs;
+    split_room = std::max(split_room, run_split_rows(extent.run_rows));
   }
   cuda::Lists lists(stream);
-  Plan plan = {lists.make<DeviceItem>(n_items), lists.make<cuda::MergeItem>(n_items), lists.make<Split>(n_splits),
-               lists.make<DeviceSpan>(n_spans)};
+  Plan plan = {lists.make<DeviceItem>(n_items), lists.make<cuda::MergeItem>(n_items), lists.make<int32_t>(n_splits),
+               lists.make<DeviceRun>(n_runs)};
   if (!stream.ok()) return;
-  for (int64_t i = 0; i < n_items; ++i) cut_item(items[static_cast<std::size_t>(i)], static_cast<int32_t>(i), &plan);
+  for (int64_t i = 0; i < n_items; ++i) {
+    plan_item(items[static_cast<std::size_t>(i)], static_cast<int32_t>(i), &lists, &plan);
+  }
 
   const Choice choice = choose(desc);
   Args args{};
@@ -487,8 +487,8 @@ void attn_decode_cuda(cuda::Stream& stream, const AttnDecodeDesc& desc, std::spa
   args.whole = desc.head_dim % choice.width == 0;
   const Room room = make_room(args.chunks, choice.width, choice.heads, split_room);
   cuda::launch(choice.kernel, dim3(static_cast<unsigned>(n_splits * args.tiles)), dim3(kThreads),
-               static_cast<std::size_t>(room.bytes), stream, args, plan.items.device(), plan.splits.device(),
-               plan.spans.device());
+               static_cast<std::size_t>(room.bytes), stream, args, plan.items.device(),
+               plan.item_of_split.device(), plan.runs.device());
   cuda::launch(&cuda::merge_parts, dim3(static_cast<unsigned>(n_items * desc.group)), dim3(cuda::kMergeThreads),
                cuda::kMergeBytes, stream, args.parts, plan.merges.device());
 }

@@ -28,8 +28,8 @@ struct Split {
   int32_t item;
   int32_t rows;
   int64_t block_row;  // row among the blocks' rows, or past them all
-  int32_t span;       // used when block_row is past the blocks
-  int32_t span_row;
+  int32_t run;        // used when block_row is past the blocks
+  int32_t run_row;    // past the run's first
 };
 
 struct Plan {
@@ -57,17 +57,17 @@ int64_t block_rows(const AttnDecodeItem& item) {
 
 int64_t total_rows(const AttnDecodeItem& item) {
   int64_t rows = block_rows(item);
-  for (int32_t i = 0; i < item.n_spans; ++i) rows += item.spans[i].n;
+  for (int32_t i = 0; i < item.n_runs; ++i) rows += item.runs[i].n;
   return rows;
 }
 
 void cut_item(const AttnDecodeItem& item, int32_t index, Plan* plan) {
   const int64_t total = total_rows(item), in_blocks = block_rows(item);
-  int32_t span = 0;
-  int64_t before = in_blocks;  // rows before spans[span]
+  int32_t run = 0;
+  int64_t before = in_blocks;  // rows before runs[run]
   for (int64_t row = 0; row < total; row += kSplitRows) {
-    while (row >= in_blocks && row >= before + item.spans[span].n) before += item.spans[span++].n;
-    plan->splits[plan->n_splits++] = {index, static_cast<int32_t>(std::min(kSplitRows, total - row)), row, span,
+    while (row >= in_blocks && row >= before + item.runs[run].n) before += item.runs[run++].n;
+    plan->splits[plan->n_splits++] = {index, static_cast<int32_t>(std::min(kSplitRows, total - row)), row, run,
                                       static_cast<int32_t>(std::max<int64_t>(row - before, 0))};
   }
 }
@@ -112,26 +112,26 @@ class RowCursor {
  public:
   RowCursor(const AttnDecodeItem& item, const Split& split, int64_t dim)
       : item_(item), dim_(dim), in_blocks_(block_rows(item)),
-        block_row_(split.block_row), span_(split.span), span_row_(split.span_row), left_(split.rows) {}
+        block_row_(split.block_row), run_(split.run), run_row_(split.run_row), left_(split.rows) {}
 
   void fill(RowTile<T>* tile) {
     tile->n = 0;
     while (left_ > 0 && tile->n < kTileRows) {
       const T *k, *v;
-      const int64_t n = std::min<int64_t>(run(&k, &v), std::min<int64_t>(left_, kTileRows - tile->n));
+      const int64_t n = std::min<int64_t>(neighbours(&k, &v), std::min<int64_t>(left_, kTileRows - tile->n));
       for (int64_t i = 0; i < n; ++i, ++tile->n) {
         tile->k[tile->n] = k + i * dim_;
         tile->v[tile->n] = v + i * dim_;
       }
       left_ -= n;
       if (block_row_ < in_blocks_) block_row_ += n;
-      else span_row_ += n;
+      else run_row_ += static_cast<int32_t>(n);
     }
   }
 
  private:
-  // The rows from here to the end of the block or span.
-  int64_t run(const T** k, const T** v) {
+  // How many rows lie one after another from here on: to the end of the block, or of the page or run.
+  int64_t neighbours(const T** k, const T** v) {
     if (block_row_ < in_blocks_) {
       const KvBlocks& b = item_.blocks;
       const int64_t row = block_row_ % b.block_tokens;
@@ -140,17 +140,19 @@ class RowCursor {
       *v = static_cast<const T*>(offset_bytes(b.v, at)) + row * dim_;
       return b.block_tokens - row;
     }
-    while (span_row_ >= item_.spans[span_].n) ++span_, span_row_ = 0;
-    const KvSpan& s = item_.spans[span_];
-    *k = static_cast<const T*>(s.k) + span_row_ * dim_;
-    *v = static_cast<const T*>(s.v) + span_row_ * dim_;
-    return s.n - span_row_;
+    while (run_row_ >= item_.runs[run_].n) ++run_, run_row_ = 0;
+    const KvRun& r = item_.runs[run_];
+    const int32_t row = r.first + run_row_;
+    const int64_t row_bytes = dim_ * static_cast<int64_t>(sizeof(T));
+    *k = static_cast<const T*>(r.k_row(row, row_bytes));
+    *v = static_cast<const T*>(r.v_row(row, row_bytes));
+    return std::min(r.rows_per_page - row % r.rows_per_page, r.n - run_row_);
   }
 
   const AttnDecodeItem& item_;
   int64_t dim_, in_blocks_, block_row_;
-  int32_t span_;
-  int64_t span_row_, left_;
+  int32_t run_, run_row_;
+  int64_t left_;
 };
 
 template <class T>

@@ -7,20 +7,26 @@
 namespace skv::kernels {
 namespace {
 
-struct Rows {
+struct Rows {  // neighbours
   const void* k;
   const void* v;
   int64_t n;
 };
 
-std::vector<Rows> list_rows(const AttnDecodeItem& item) {
+std::vector<Rows> list_rows(const AttnDecodeDesc& desc, const AttnDecodeItem& item) {
   std::vector<Rows> rows;
   const int32_t n_ids = item.blocks.n_ids == nullptr ? 0 : *item.blocks.n_ids;
   for (int32_t i = 0; i < n_ids; ++i) {
     const int64_t at = item.blocks.ids[i] * item.blocks.block_bytes;
     rows.push_back({offset_bytes(item.blocks.k, at), offset_bytes(item.blocks.v, at), item.blocks.block_tokens});
   }
-  for (int32_t i = 0; i < item.n_spans; ++i) rows.push_back({item.spans[i].k, item.spans[i].v, item.spans[i].n});
+  const int64_t row_bytes = desc.head_dim * dtype_bytes(desc.dtype);
+  for (int32_t i = 0; i < item.n_runs; ++i) {
+    const KvRun& run = item.runs[i];
+    for (int32_t row = run.first; row < run.first + run.n; ++row) {
+      rows.push_back({run.k_row(row, row_bytes), run.v_row(row, row_bytes), 1});
+    }
+  }
   return rows;
 }
 
@@ -30,23 +36,23 @@ void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const flo
   const double none = -std::numeric_limits<double>::infinity();
   std::vector<double> logits, sums(static_cast<std::size_t>(dim), 0.0);
   double max = none, sum = 0;
-  for (const Rows& run : rows) {
-    for (int64_t i = 0; i < run.n; ++i) {
+  for (const Rows& some : rows) {
+    for (int64_t i = 0; i < some.n; ++i) {
       double dot = 0;
-      for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * load_f32(run.k, desc.dtype, i * dim + d);
+      for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * load_f32(some.k, desc.dtype, i * dim + d);
       logits.push_back(desc.scale * dot);
       max = std::fmax(max, logits.back());
     }
   }
   std::size_t next = 0;
-  for (const Rows& run : rows) {
-    for (int64_t i = 0; i < run.n; ++i) {
+  for (const Rows& some : rows) {
+    for (int64_t i = 0; i < some.n; ++i) {
       const double w = logits[next++];
       if (w == none) continue;
       const double p = std::exp(w - max);
       sum += p;
       for (int64_t d = 0; d < dim; ++d) {
-        sums[static_cast<std::size_t>(d)] += p * load_f32(run.v, desc.dtype, i * dim + d);
+        sums[static_cast<std::size_t>(d)] += p * load_f32(some.v, desc.dtype, i * dim + d);
       }
     }
   }
@@ -70,7 +76,7 @@ void attend(const AttnDecodeDesc& desc, const std::vector<Rows>& rows, const flo
 
 void attn_decode_ref(const AttnDecodeDesc& desc, std::span<const AttnDecodeItem> items, void*) {
   for (const AttnDecodeItem& item : items) {
-    const std::vector<Rows> rows = list_rows(item);
+    const std::vector<Rows> rows = list_rows(desc, item);
     for (int32_t g = 0; g < desc.group; ++g) {
       const int64_t at = int64_t{g} * desc.head_dim;
       attend(desc, rows, item.q + at, item.merge, item.out + at, item.lse ? item.lse + g : nullptr);

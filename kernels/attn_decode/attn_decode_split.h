@@ -1,4 +1,4 @@
-// Where CUDA cuts an item's rows: blocks and spans each on their own, whatever the bound of the blocks. Lengths
+// Where CUDA cuts an item's rows: blocks and runs each on their own, whatever the bound of the blocks. Lengths
 // depend on the item only.
 #pragma once
 
@@ -8,9 +8,9 @@ namespace skv::kernels {
 
 inline constexpr int32_t kShortSplit = 256;
 inline constexpr int32_t kLongSplit = 512;
-inline constexpr int64_t kLongSpans = 16384;  // rows of spans from which their splits are long
+inline constexpr int64_t kLongRuns = 16384;  // rows of runs from which their splits are long
 
-inline int32_t span_split_rows(int64_t span_rows) { return span_rows < kLongSpans ? kShortSplit : kLongSplit; }
+inline int32_t run_split_rows(int64_t run_rows) { return run_rows < kLongRuns ? kShortSplit : kLongSplit; }
 inline int64_t split_bound(int64_t n_items, int64_t total_rows) { return total_rows / kShortSplit + 2 * n_items; }
 
 }  // namespace skv::kernels

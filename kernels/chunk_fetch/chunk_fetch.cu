@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kWarps * kWarp, 1)
     const ChunkFetchItem& item = work.items[index];
     if (i < *item.n) {
       const auto* block = static_cast<const uint8_t*>(item.blocks.row(item.chunks[i]));
-      void* slot = offset_bytes(item.slot_region, item.slots[i] * format.decoded_bytes());
+      void* slot = offset_bytes(item.slot_region, item.slot(i) * format.decoded_bytes());
       T* to = static_cast<T*>(slot);
       if constexpr (kDecoder == Decoder::raw) copy_block(block, static_cast<uint8_t*>(slot), format.block_bytes());
       else if constexpr (kDecoder == Decoder::int8) decode_int8_block<true>(format, block, item.weights, to);

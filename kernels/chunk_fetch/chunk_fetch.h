@@ -24,10 +24,11 @@ struct ChunkFetchItem {
   PagedRows blocks;
   void* slot_region = nullptr;
   const int32_t* chunks = nullptr;
-  const int32_t* slots = nullptr;
+  const int32_t* slots = nullptr;  // null: 0, 1, 2, ...
   const int32_t* n = nullptr;
   int32_t max_n = 0;  // bound of *n
   const float* weights = nullptr;
+  SKV_HD int32_t slot(int32_t i) const { return slots == nullptr ? i : slots[i]; }
 };
 
 // raw and int8 of any width, int4 of those of hadamard.h that are multiples of 16; dtype f32 or bf16. The same for

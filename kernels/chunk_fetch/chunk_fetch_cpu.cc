@@ -190,7 +190,7 @@ void fetch_blocks(const BlockFormat& format, const ChunkFetchItem& item, int32_t
   for (int32_t i = begin; i < end; ++i) {
     if (i + kAhead < end) prefetch(item.blocks.row(item.chunks[i + kAhead]), block_bytes);
     const void* block = item.blocks.row(item.chunks[i]);
-    void* slot = offset_bytes(item.slot_region, item.slots[i] * decoded_bytes);
+    void* slot = offset_bytes(item.slot_region, item.slot(i) * decoded_bytes);
     const auto* codes = static_cast<const uint8_t*>(block);
     if (format.codec == BlockCodec::raw) std::memcpy(slot, block, static_cast<std::size_t>(block_bytes));
     else if (format.dtype == DType::f32) decode_block(format, codes, weights, static_cast<float*>(slot));

@@ -34,7 +34,7 @@ void chunk_fetch_ref(const BlockFormat& format, std::span<const ChunkFetchItem> 
   for (const ChunkFetchItem& item : items) {
     for (int32_t i = 0; i < *item.n; ++i) {
       decode_block(format, static_cast<const uint8_t*>(item.blocks.row(item.chunks[i])), item.weights,
-                   offset_bytes(item.slot_region, item.slots[i] * format.decoded_bytes()));
+                   offset_bytes(item.slot_region, item.slot(i) * format.decoded_bytes()));
     }
   }
 }

@@ -94,7 +94,7 @@ __device__ __forceinline__ void describe_rows(const Tile& tile, int first_chunk)
   const int i = first_chunk + row / format.chunk, t = row % format.chunk, chunk = tile.item.chunks[i];
   const void* block = tile.item.a.row(chunk);
   Row described{offset_bytes(block, t * format.row_bytes()), 1.0f, segment_of(tile.item, chunk),
-                chunk * format.chunk + t, tile.item.slots[i] * format.chunk + t};
+                chunk * format.chunk + t, tile.item.slot(i) * format.chunk + t};
   if (format.codec == BlockCodec::int8) {
     const void* scales = offset_bytes(block, format.scales_at());
     described.scale = cuda::f16_to_float(static_cast<const uint16_t*>(scales)[t]);
@@ -437,7 +437,7 @@ __global__ void __launch_bounds__(kThreads) key_rebuild_f32_kernel(KeyRebuildDes
   }
   __syncthreads();
   const RopeView& rope = desc.rope;
-  float* slot = static_cast<float*>(item.slot_region) + int64_t{item.slots[i]} * n;
+  float* slot = static_cast<float*>(item.slot_region) + int64_t{item.slot(i)} * n;
   for (int at = static_cast<int>(threadIdx.x); at < n / 2; at += kThreads) {
     const int t = at / (dim / 2), pair = at % (dim / 2), half = rope.rotary_dim / 2;
     if (pair >= half) {

@@ -39,10 +39,11 @@ struct KeyRebuildItem {
   const BasisSegment* segments = nullptr;
   int32_t n_segments = 0;
   const int32_t* chunks = nullptr;
-  const int32_t* slots = nullptr;
+  const int32_t* slots = nullptr;  // null: 0, 1, 2, ...
   const int32_t* n = nullptr;
   int32_t max_n = 0;  // bound of *n
   void* slot_region = nullptr;
+  SKV_HD int32_t slot(int32_t i) const { return slots == nullptr ? i : slots[i]; }
 };
 
 bool key_rebuild_supports(const KeyRebuildDesc& desc);

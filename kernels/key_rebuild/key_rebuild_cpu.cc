@@ -158,7 +158,7 @@ void rebuild_chunks(const KeyRebuildDesc& desc, const KeyRebuildItem& item, cons
     const int64_t i = begin + row / desc.chunk, t = row % desc.chunk;
     for (int64_t j = 0; j < dim; j += lanes) hn::Store(hn::Add(hn::Load(d, k + j), load(d, mu + j)), d, k + j);
     if (desc.rope.rotary_dim > 0) rotate_row(desc.rope, static_cast<int64_t>(item.chunks[i]) * desc.chunk + t, k);
-    T* slot = static_cast<T*>(item.slot_region) + (static_cast<int64_t>(item.slots[i]) * desc.chunk + t) * dim;
+    T* slot = static_cast<T*>(item.slot_region) + (static_cast<int64_t>(item.slot(i)) * desc.chunk + t) * dim;
     for (int64_t j = 0; j < dim; j += lanes) store(hn::Load(d, k + j), d, slot + j);
   }
 }

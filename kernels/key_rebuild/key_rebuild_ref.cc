@@ -58,7 +58,7 @@ void key_rebuild_ref(const KeyRebuildDesc& desc, std::span<const KeyRebuildItem>
             k[d] += static_cast<double>(a[j]) * load_f32(segment.b, desc.dtype, j * dim + d);
         }
         rotate(desc.rope, static_cast<int64_t>(chunk) * desc.chunk + t, k);
-        const int64_t row = (static_cast<int64_t>(item.slots[i]) * desc.chunk + t) * dim;
+        const int64_t row = (static_cast<int64_t>(item.slot(i)) * desc.chunk + t) * dim;
         for (int64_t d = 0; d < dim; ++d)
           store_f32(item.slot_region, desc.dtype, row + d, static_cast<float>(k[d]));
       }

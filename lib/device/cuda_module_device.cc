@@ -1,10 +1,13 @@
 #include "lib/device/cuda_module_device.h"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <new>
 #include <type_traits>
 #include <utility>
 
+#include "kernels/common/cuda/graphs.h"
 #include "kernels/ops_cuda.h"
 
 namespace skv::device {
@@ -12,6 +15,12 @@ namespace skv::device {
 namespace {
 
 using namespace kernels;  // the types in SKV_KERNEL_OPS
+
+// SHADOWKV_CUDA_GRAPHS=0: every kernel of a decode step is launched by itself.
+bool wants_graphs() {
+  const char* value = std::getenv("SHADOWKV_CUDA_GRAPHS");
+  return value == nullptr || std::strcmp(value, "0") != 0;
+}
 
 // Every call on the queue's device, counted, and nothing thrown out of the module.
 class QueueOps final : public kernels::Ops {
@@ -23,6 +32,21 @@ class QueueOps final : public kernels::Ops {
   SKV_KERNEL_OPS(SKV_OP_METHOD)
 #undef SKV_OP_METHOD
 
+  void begin_record() const override {
+    run([&] { ops_.begin_record(); });
+  }
+  void end_record() const override {
+    run([&] { ops_.end_record(); });
+  }
+  void begin_aside() const override {
+    run([&] { ops_.begin_aside(); });
+  }
+  void end_aside() const override {
+    run([&] { ops_.end_aside(); });
+  }
+  void join() const override {
+    run([&] { ops_.join(); });
+  }
   void copy(void* to, const void* from, int64_t bytes) const override {
     run([&] { ops_.copy(to, from, bytes); });
   }
@@ -34,7 +58,7 @@ class QueueOps final : public kernels::Ops {
   }
   void download(void* host, const void* from, int64_t bytes) const override {
     run([&] { ops_.download(host, from, bytes); });
-    queue_.ended();
+    if (!stream_.has_aside()) queue_.ended();
   }
   void wait() const override {
     run([&] { ops_.wait(); });
@@ -105,6 +129,7 @@ void CudaBackend::free_block(skv_tier tier, void* block) noexcept {
 
 void CudaBackend::wait() noexcept {
   if (!enter()) return;
+  const std::lock_guard lock(cuda::capture_mutex());
   const cudaError_t error = cudaDeviceSynchronize();
   if (error != cudaSuccess) examine(cudaGetErrorString(error));
 }
@@ -134,7 +159,7 @@ std::unique_ptr<CudaQueue> CudaQueue::make(CudaBackend& backend, const cuda::Sta
     backend.examine("cuBLAS could not be set up");
     return nullptr;
   }
-  queue->stream_ = std::make_unique<cuda::Stream>(queue->handle_, staging, queue->products_);
+  queue->stream_ = std::make_unique<cuda::Stream>(queue->handle_, staging, queue->products_, wants_graphs());
   queue->ops_ = std::make_unique<QueueOps>(*queue, *queue->stream_);
   queue->examine();
   return queue->stream_->ok() ? std::move(queue) : nullptr;
@@ -160,7 +185,7 @@ void CudaQueue::examine() noexcept {
   if (stream_->ok() || examined_) return;
   examined_ = true;
   // Nothing more will be launched: from here on what was queued has ended.
-  cudaStreamSynchronize(handle_);
+  stream_->drain();
   backend_.examine(stream_->failure());
 }
 

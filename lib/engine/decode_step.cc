@@ -36,6 +36,7 @@ int32_t DecodeStep::run(const SequenceTable& table, std::span<skv_row> rows) {
     check_batch(rows, core_.session.max_rows);
     claimed_.reserve(rows.size());
     for (skv_row& row : rows) prepare(table, row);
+    const kernels::Recording recording(core_.ops);
     run_layers();
     compute_logits();
   } catch (...) {

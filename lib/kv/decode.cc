@@ -9,7 +9,7 @@ namespace {
 
 // Room for several tokens a wave: a GPU wants them all at once, a CPU's caches few.
 constexpr ScratchBytes kLeastHost = {int64_t{1} << 20, int64_t{4} << 20};
-constexpr ScratchBytes kLeastDevice = {int64_t{16} << 20, int64_t{64} << 20};
+constexpr ScratchBytes kLeastDevice = {int64_t{4} << 20, int64_t{64} << 20};
 
 }  // namespace
 

@@ -26,9 +26,8 @@ struct HistoryScratch {
   // Data:
   void* attn_workspace;
   char* sinks;                         // streaming only
-  float* lse;                          // [kAttendTokens, q_heads]; compressed history only, like all below
+  float* lse;                          // [attend_tokens, q_heads]; compressed history only, like all below
   void* tile;                          // K then V, [kv_heads, tile chunks, C, d] each
-  int32_t* slots;                      // 0, 1, 2, ...
   int32_t* all_ids;                    // one tile's chunk ids, shared by the heads
   int32_t* counts;                     // [kv_heads] chunks of the tile
   float* queries;                      // [kv_heads, kSelectQueries * group, d]; selected turns only, like all below
@@ -79,9 +78,8 @@ HistoryScratch carve_history(Arenas* arenas, const Layout& layout, int64_t n_tot
   s.rebuild_items = lists.take<kernels::KeyRebuildItem>(g.kv_heads);
   s.segments = lists.take<kernels::BasisSegment>(g.kv_heads * segment_entries(layout.policy));
   s.copies = lists.take<kernels::BlockCopyItem>(std::max<int64_t>(2 * tile_chunks(layout), g.kv_heads * kSelectQueries));
-  s.lse = data.take<float>(kAttendTokens * g.q_heads);
+  s.lse = data.take<float>(attend_tokens(layout.policy) * g.q_heads);
   s.tile = data.take<char>(int64_t{2} * g.kv_heads * tile_chunks(layout) * layout.block_bytes());
-  s.slots = data.take<int32_t>(tile_chunks(layout));
   s.all_ids = data.take<int32_t>(tile_chunks(layout));
   s.counts = data.take<int32_t>(g.kv_heads);
   if (layout.policy.selected_turns) carve_selection(arenas, layout, n_total, sealed, &s);
@@ -96,7 +94,6 @@ class BlockAttention {
     Arenas arenas = sequence.pending.scratch.arenas();
     s_ = carve_history(&arenas, layout_, n_total, layer_.sealed);
     span_stride_ = exact_span_bound(n_total - layer_.sealed) + layer_.sealed / layout_.policy.chunk / kOutliersPerPage + 2;
-    if (layer_.sealed > 0) number_slots();
   }
 
   void dense(int64_t pos, int64_t n, const float* q, float* out) {
@@ -153,11 +150,6 @@ class BlockAttention {
     merged_ = false;
   }
 
-  void number_slots() {
-    for (int32_t i = 0; i < tile_chunks(layout_); ++i) s_.host_ids[i] = i;
-    context_.ops.upload(s_.slots, s_.host_ids, int64_t{tile_chunks(layout_)} * 4);
-  }
-
   // One pass of the block's queries over spans(head) -> count, merged into what earlier passes gave.
   template <class Spans>
   void attend(Spans&& spans) {
@@ -195,13 +187,13 @@ class BlockAttention {
     const auto n_heads = static_cast<std::size_t>(heads());
     context_.ops.upload(s_.counts, s_.host_counts, int64_t{heads()} * 4);
     for (int32_t h = 0; h < heads(); ++h) {
-      s_.fetch_items[h] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), s_.slots, s_.counts + h,
+      s_.fetch_items[h] = {value_rows(layout_, layer_, h), tile_values(h), ids(h), nullptr, s_.counts + h,
                            s_.host_counts[h], nullptr};
     }
     context_.ops.chunk_fetch(layout_.value_block(), {s_.fetch_items, n_heads});
     if (!policy.low_rank) {
       for (int32_t h = 0; h < heads(); ++h) {
-        s_.fetch_items[h] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), s_.slots, s_.counts + h,
+        s_.fetch_items[h] = {key_rows(layout_, layer_, h), tile_keys(h), ids(h), nullptr, s_.counts + h,
                              s_.host_counts[h], key_block_weights(layout_, layer_, h)};
       }
       return context_.ops.chunk_fetch(layout_.key_block(), {s_.fetch_items, n_heads});
@@ -209,7 +201,7 @@ class BlockAttention {
     for (int32_t h = 0; h < heads(); ++h) {
       kernels::BasisSegment* segments = s_.segments + h * segment_entries(policy);
       const int32_t n_segments = head_segments(layout_, layer_, h, segments);
-      s_.rebuild_items[h] = {lowrank_rows(layout_, layer_), segments, n_segments, ids(h), s_.slots, s_.counts + h,
+      s_.rebuild_items[h] = {lowrank_rows(layout_, layer_), segments, n_segments, ids(h), nullptr, s_.counts + h,
                              s_.host_counts[h], tile_keys(h)};
     }
     context_.ops.key_rebuild(rebuild_desc(context_), {s_.rebuild_items, n_heads});
@@ -302,8 +294,9 @@ void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t f
   BlockAttention block(context, sequence, layer, sequence.length + sequence.pending.n);
   const bool compressed = sequence.layers[static_cast<std::size_t>(layer)].sealed > 0;
   const int64_t row = int64_t{context.geometry().q_heads} * context.geometry().head_dim;
-  for (int64_t at = 0; at < n; at += kAttendTokens) {
-    const int64_t count = std::min(kAttendTokens, n - at);
+  const int64_t most = attend_tokens(context.policy());
+  for (int64_t at = 0; at < n; at += most) {
+    const int64_t count = std::min(most, n - at);
     if (context.policy().streams()) {
       block.streamed(first_pos + at, count, q + at * row, out + at * row);
     } else if (compressed && context.policy().selected_turns) {

@@ -8,7 +8,8 @@ namespace skv::kv {
 
 inline constexpr int64_t kTileTokens = 4096;        // compressed history held decoded at a time
 inline constexpr int64_t kSelectQueries = 64;       // queries that share one selection (policy.selected_turns)
-inline constexpr int64_t kAttendTokens = 512;       // queries that share one pass over the history
+// Queries that share one pass over the history: what a CPU's caches hold, or enough to fill a GPU.
+inline int64_t attend_tokens(const Policy& policy) { return policy.work_tier == SKV_TIER_HOST ? 512 : 4096; }
 
 // Queries [n] at positions first_pos.. of one sequence against everything up to each of them.
 void attend_block(Context& context, Sequence& sequence, int32_t layer, int64_t first_pos, int64_t n, const float* q,

@@ -57,22 +57,28 @@ void build_value_means(const Context& context, const Layer& layer, const Range& 
   context.ops.landmark_build(context.layout.value_mean(), {s->landmark_items, static_cast<std::size_t>(g.kv_heads)});
 }
 
-void store_blocks(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
+// Beside all that a seal does with keys: both only read the exact pages, and nothing reads the slow tier before join().
+void store_values_aside(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
   const Geometry& g = context.geometry();
   const int64_t bound = exact_span_bound(range.to - range.from);
-  const auto heads = static_cast<std::size_t>(g.kv_heads);
   for (int32_t h = 0; h < g.kv_heads; ++h) {
     s->store_items[h] = {s->value_spans + h * bound, n_spans, value_rows(context.layout, layer, h), range.first_chunk,
                          nullptr};
   }
-  context.ops.block_store(context.layout.value_block(), {s->store_items, heads});
-  if (context.policy().low_rank) return;
+  context.ops.begin_aside();
+  context.ops.block_store(context.layout.value_block(), {s->store_items, static_cast<std::size_t>(g.kv_heads)});
+  context.ops.end_aside();
+}
+
+void store_keys(const Context& context, const Layer& layer, const Range& range, int32_t n_spans, SealScratch* s) {
+  const Geometry& g = context.geometry();
+  const int64_t bound = exact_span_bound(range.to - range.from);
   const bool coded = context.policy().key_codec != kernels::BlockCodec::raw;
   for (int32_t h = 0; h < g.kv_heads; ++h) {
     s->store_items[h] = {s->key_spans + h * bound, n_spans, key_rows(context.layout, layer, h), range.first_chunk,
                          coded ? inverse_channel_weights(context.layout, layer, h) : nullptr};
   }
-  context.ops.block_store(context.layout.key_block(), {s->store_items, heads});
+  context.ops.block_store(context.layout.key_block(), {s->store_items, static_cast<std::size_t>(g.kv_heads)});
 }
 
 // Notes one chunk of one head as exact and writes the copies [2] that keep it. Its page must be there.
@@ -174,20 +180,23 @@ void run_seal(Context& context, Sequence& sequence, Layer& layer, int64_t to) no
                        static_cast<int32_t>((to - layer.sealed) / chunk)};
   Arenas arenas = context.seal_scratch.arenas();
   SealScratch s = carve_seal(&arenas, context.layout, to - layer.sealed);
+  const int32_t n_spans = fill_spans(context, layer, range, &s);
+  store_values_aside(context, layer, range, n_spans, &s);
   if (layer.sealed == 0 && context.policy().weighs_channels()) {
     make_channel_weights(context, layer, to, query_energy(context, sequence, layer), &s);
   }
-  const int32_t n_spans = fill_spans(context, layer, range, &s);
   build_landmarks(context, layer, range, n_spans, &s);
   if (context.policy().estimates_rest) build_value_means(context, layer, range, n_spans, &s);
-  store_blocks(context, layer, range, n_spans, &s);
   keep_outliers(context, layer, range, &s);
   if (context.policy().low_rank) {
     const bool flush = range.first_chunk > 0;
     const double bound = code_keys(context, sequence, layer, range.from, range.to, &s);
     if (flush) keep_missed_chunks(context, layer, range, bound, &s);
+  } else {
+    store_keys(context, layer, range, n_spans, &s);
   }
   upload_excluded(context, layer);
+  context.ops.join();
   layer.sealed = to;
 }
 

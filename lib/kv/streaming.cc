@@ -48,14 +48,23 @@ void turn_sinks(const Context& context, const Layer& layer, int64_t from, void* 
   context.ops.kv_append({context.policy().dtype, g.kv_heads, g.head_dim, sinks}, {&item, 1});
 }
 
-kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, const void* scratch) {
-  Arena arena(const_cast<void*>(scratch));
-  const SinkScratch s = carve_sinks(&arena, layout);
-  kernels::KvSpan span;
-  exact_spans(layout, layer, head, 0, layout.policy.sinks, &span);
-  span.k = s.page + int64_t{head} * layout.policy.sinks * layout.geometry.head_dim * layout.element();
-  span.pos = 0;
-  return span;
+void* turned_sinks(const Layout& layout, void* scratch) {
+  Arena arena(scratch);
+  return carve_sinks(&arena, layout).page;
+}
+
+kernels::KvRun sink_run(const Layout& layout, const Layer& layer, int32_t head, void* const* turned) {
+  kernels::KvRun run = exact_run(layout, layer, head, 0, layout.policy.sinks);
+  run.k_pages = turned;
+  run.k_offset_bytes = int64_t{head} * layout.policy.sinks * layout.geometry.head_dim * layout.element();
+  return run;
+}
+
+kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, void* scratch) {
+  void* const turned = turned_sinks(layout, scratch);
+  const kernels::KvRun run = sink_run(layout, layer, head, &turned);
+  const int64_t row_bytes = layout.geometry.head_dim * layout.element();
+  return {run.k_row(0, row_bytes), run.v_row(0, row_bytes), run.n, 0};
 }
 
 int64_t first_ring_page(const Policy& policy, int64_t length) {

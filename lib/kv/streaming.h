@@ -16,7 +16,10 @@ int64_t sink_scratch_bytes(const Layout& layout);
 // The sinks' keys as if they lay right before token `from`, into scratch.
 void turn_sinks(const Context& context, const Layer& layer, int64_t from, void* scratch);
 // Turned keys and kept values of one head. They count as position 0: all queries see them.
-kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, const void* scratch);
+kernels::KvSpan sink_span(const Layout& layout, const Layer& layer, int32_t head, void* scratch);
+// The same rows as a run, whose keys are in the page that turned_sinks() gives, which the caller lists.
+kernels::KvRun sink_run(const Layout& layout, const Layer& layer, int32_t head, void* const* turned);
+void* turned_sinks(const Layout& layout, void* scratch);
 
 // First page not forgotten at a length (page 0 is never): what the ring needs, and as many tokens more as may be taken
 // back (policy.flush) without shortening it.

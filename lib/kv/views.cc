@@ -81,6 +81,30 @@ int32_t outlier_spans(const Layout& layout, const Layer& layer, int32_t head, ke
   return count;
 }
 
+kernels::KvRun exact_run(const Layout& layout, const Layer& layer, int32_t head, int64_t from, int64_t to) {
+  const int64_t first_page = from / kExactPageTokens;
+  kernels::KvRun run;
+  run.k_pages = run.v_pages = layer.exact.data() + first_page;
+  run.k_offset_bytes = int64_t{head} * kExactPageTokens * layout.geometry.head_dim * layout.element();
+  run.v_offset_bytes = layout.exact_page_bytes() / 2 + run.k_offset_bytes;
+  run.n_pages = static_cast<int32_t>(ceil_div(to, kExactPageTokens) - first_page);
+  run.rows_per_page = kExactPageTokens;
+  run.first = static_cast<int32_t>(from % kExactPageTokens);
+  run.n = static_cast<int32_t>(to - from);
+  return run;
+}
+
+kernels::KvRun outlier_run(const Layout& layout, const Layer& layer, int32_t head) {
+  const HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(head)];
+  kernels::KvRun run;
+  run.k_pages = run.v_pages = outliers.pages.data();
+  run.v_offset_bytes = layout.outlier_page_bytes() / 2;
+  run.n_pages = static_cast<int32_t>(outliers.pages.size());
+  run.rows_per_page = kOutliersPerPage * layout.policy.chunk;
+  run.n = static_cast<int32_t>(outliers.chunks.size()) * layout.policy.chunk;
+  return run;
+}
+
 kernels::KvSpan outlier_block(const Layout& layout, const Layer& layer, int32_t head, int64_t i) {
   const HeadOutliers& outliers = layer.outliers[static_cast<std::size_t>(head)];
   const void* page = outliers.pages[i / kOutliersPerPage];

@@ -1,6 +1,7 @@
 // Kernel views of a layer's pages.
 #pragma once
 
+#include "kernels/attn_decode/attn_decode.h"
 #include "kernels/common/digest_format.h"
 #include "kernels/common/paged.h"
 #include "lib/kv/layout.h"
@@ -23,6 +24,9 @@ int32_t exact_spans(const Layout& layout, const Layer& layer, int32_t head, int6
 int64_t exact_span_bound(int64_t n_tokens);
 // All outlier blocks of one head, a span a page.
 int32_t outlier_spans(const Layout& layout, const Layer& layer, int32_t head, kernels::KvSpan* spans);
+// The same rows as one run. Exact runs of one range have the same page list for all heads.
+kernels::KvRun exact_run(const Layout& layout, const Layer& layer, int32_t head, int64_t from, int64_t to);
+kernels::KvRun outlier_run(const Layout& layout, const Layer& layer, int32_t head);
 // K and V block of outlier i of a head.
 kernels::KvSpan outlier_block(const Layout& layout, const Layer& layer, int32_t head, int64_t i);
 

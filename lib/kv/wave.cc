@@ -8,7 +8,7 @@ namespace skv::kv {
 
 Wave::Wave(Context& context, int32_t layer, std::span<const WaveToken> tokens, int64_t n, const float* q, float* out)
     : context_(context), layout_(context.layout), policy_(context.policy()), layer_(layer), tokens_(tokens), q_(q),
-      out_(out), span_bound_(wave_span_bound(context.layout, n)) {
+      out_(out) {
   Arenas arenas = context.decode_scratch.arenas();
   s_ = carve_wave(&arenas, layout_, static_cast<int64_t>(tokens.size()), n);
   if (policy_.compresses()) k_ = policy_.most_selected(n);
@@ -54,9 +54,13 @@ void Wave::score() {
 void Wave::take(const Picks& picks, Turn turn) {
   update_slots(picks, turn);
   const StageTimer timer(&context_.times.fetch_ns);
-  fetch_values(picks, turn);
-  fetch_keys({picks.miss_chunks, picks.miss_slots, picks.n_miss, static_cast<int32_t>(k_), k_, k_},
+  // Keys come from fast memory, values from the slow one: beside each other, and the keys first, for values take longer.
+  context_.ops.begin_aside();
+  fetch_keys({picks.miss_chunks, picks.miss_slots, picks.n_miss, static_cast<int32_t>(k_), k_},
              [&](int64_t, const Layer& layer, int32_t head) { return slot_keys(layout_, layer, head); });
+  context_.ops.end_aside();
+  fetch_values(picks, turn);
+  context_.ops.join();
 }
 
 void Wave::update_slots(const Picks& picks, Turn turn) {
@@ -95,24 +99,28 @@ void Wave::fetch_values(const Picks& picks, Turn turn) {
 }
 
 // Outliers and the window; for streaming the sinks and the ring.
-int32_t Wave::exact_pieces(int64_t item, const WaveToken& token, int32_t head, kernels::KvSpan* spans) const {
+int32_t Wave::exact_pieces(int64_t item, const WaveToken& token, int32_t head, kernels::KvRun* runs) const {
   const Layer& layer = layer_of(token);
   const int64_t end = token.position + 1;
-  if (!policy_.streams()) {
-    const int32_t n = layer.sealed > 0 ? outlier_spans(layout_, layer, head, spans) : 0;
-    return n + exact_spans(layout_, layer, head, layer.sealed, end, spans + n);
+  int32_t n = 0;
+  int64_t from = layer.sealed;
+  if (policy_.streams()) {
+    from = ring_start(policy_, *token.sequence, token.position);
+    if (from <= policy_.sinks) from = 0;
+    else if (policy_.sinks > 0) runs[n++] = sink_run(layout_, layer, head, s_.turned_sinks + item / heads());
+  } else if (layer.sealed > 0) {
+    runs[n++] = outlier_run(layout_, layer, head);
   }
-  const int64_t from = ring_start(policy_, *token.sequence, token.position);
-  if (from <= policy_.sinks) return exact_spans(layout_, layer, head, 0, end, spans);
-  const int32_t n = policy_.sinks > 0;
-  if (n > 0) *spans = sink_span(layout_, layer, head, sinks_of(item));
-  return n + exact_spans(layout_, layer, head, from, end, spans + n);
+  runs[n++] = exact_run(layout_, layer, head, from, end);
+  return n;
 }
 
 void Wave::turn_all_sinks() const {
   for_items([&](int64_t item, const WaveToken& token, int32_t head) {
     const int64_t from = ring_start(policy_, *token.sequence, token.position);
-    if (head == 0 && from > policy_.sinks) turn_sinks(context_, layer_of(token), from, sinks_of(item));
+    if (head != 0 || from <= policy_.sinks) return;
+    turn_sinks(context_, layer_of(token), from, sinks_of(item));
+    s_.turned_sinks[item / heads()] = turned_sinks(layout_, sinks_of(item));
   });
 }
 
@@ -123,13 +131,13 @@ void Wave::attend(Pieces pieces) {
   for_items([&](int64_t i, const WaveToken& token, int32_t head) {
     const Layer& layer = layer_of(token);
     kernels::AttnDecodeItem item;
-    kernels::KvSpan* spans = s_.spans + i * span_bound_;
+    kernels::KvRun* runs = s_.runs + i * kWaveRuns;
     item.q = query(token, head);
-    item.spans = spans;
+    item.runs = runs;
     item.out = output(token, head);
     item.lse = lse(i);
     item.merge = pieces == Pieces::extra;
-    if (pieces == Pieces::all) item.n_spans = exact_pieces(i, token, head, spans);
+    if (pieces == Pieces::all) item.n_runs = exact_pieces(i, token, head, runs);
     if (layer.sealed > 0) {
       item.blocks = {slot_keys(layout_, layer, head), slot_values(layout_, layer, head), layout_.block_bytes(),
                      policy_.chunk, picks.slots + i * k_, picks.n_ids + i,

@@ -78,16 +78,16 @@ class Wave {
   // Keys of item i's n[i] chunks at chunks + i * stride into slots of region(item, layer, head).
   struct KeyList {
     const int32_t* chunks;
-    const int32_t* slots;
+    const int32_t* slots;  // null: 0, 1, 2, ...
     const int32_t* n;
     int32_t max_n;
-    int64_t stride;        // of chunks
-    int64_t slots_stride;  // of slots
+    int64_t stride;  // of chunks and slots
+    const int32_t* slots_of(int64_t item) const { return slots == nullptr ? nullptr : slots + item * stride; }
   };
   template <class Region>
   void fetch_keys(const KeyList& list, Region&& region);
   void attend(Pieces pieces);
-  int32_t exact_pieces(int64_t item, const WaveToken& token, int32_t head, kernels::KvSpan* spans) const;
+  int32_t exact_pieces(int64_t item, const WaveToken& token, int32_t head, kernels::KvRun* runs) const;
   void turn_all_sinks() const;
   void* sinks_of(int64_t item) const { return s_.sinks + item / heads() * sink_bytes_; }
 
@@ -110,7 +110,6 @@ class Wave {
   std::span<const WaveToken> tokens_;
   const float* q_;
   float* out_;
-  int64_t span_bound_;
   int64_t sink_bytes_ = 0;
   int64_t k_ = 0;  // room for ids of one item
   int64_t n_chunks_ = 0;
@@ -125,7 +124,7 @@ void Wave::fetch_keys(const KeyList& list, Region&& region) {
     for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
       const Layer& layer = layer_of(token);
       s_.fetch_items[n++] = {key_rows(layout_, layer, head), region(item, layer, head), list.chunks + item * list.stride,
-                             list.slots + item * list.slots_stride, list.n + item, list.max_n,
+                             list.slots_of(item), list.n + item, list.max_n,
                              key_block_weights(layout_, layer, head)};
     });
     return context_.ops.chunk_fetch(layout_.key_block(), {s_.fetch_items, n});
@@ -138,7 +137,7 @@ void Wave::fetch_keys(const KeyList& list, Region&& region) {
                              segments,
                              n_segments,
                              list.chunks + item * list.stride,
-                             list.slots + item * list.slots_stride,
+                             list.slots_of(item),
                              list.n + item,
                              list.max_n,
                              region(item, layer, head)};

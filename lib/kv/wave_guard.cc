@@ -33,8 +33,6 @@ void Wave::guard() {
 // Candidates for growth, sampled chunks outside the selection, and the sample's keys.
 void Wave::sample() {
   const int32_t samples = guard_samples(policy_);
-  for (int32_t i = 0; i < samples; ++i) s_.counting[i] = i;
-  context_.ops.upload(s_.sample_slots, s_.counting, int64_t{samples} * 4);
   std::size_t n = 0;
   for_sealed([&](int64_t item, const WaveToken& token, int32_t head) {
     const int32_t n_chunks = chunks_of(layer_of(token));
@@ -56,7 +54,7 @@ void Wave::sample() {
   context_.ops.topk_select({s_.topk_items, n}, s_.workspace);
   context_.ops.guard_sample({s_.sample_items, n}, s_.workspace);
   const int64_t keys_bytes = samples * layout_.block_bytes();
-  fetch_keys({s_.sample_chunks, s_.sample_slots, s_.n_samples, samples, samples, 0},
+  fetch_keys({s_.sample_chunks, nullptr, s_.n_samples, samples, samples},
              [&](int64_t item, const Layer&, int32_t) { return s_.sample_keys + item * keys_bytes; });
 }
 

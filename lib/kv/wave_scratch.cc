@@ -44,7 +44,6 @@ void carve_guard(Arenas* arenas, const Layout& layout, int64_t items, int64_t k,
   const int64_t samples = guard_samples(layout.policy);
   s->sample_items = arenas->lists.take<kernels::GuardSampleItem>(items);
   s->grow_items = arenas->lists.take<kernels::GuardGrowItem>(items);
-  s->counting = arenas->lists.take<int32_t>(samples);
   Arena& data = arenas->data;
   s->extra = carve_picks(&data, items, k);
   s->union_ids = data.take<int32_t>(items * k);
@@ -52,7 +51,6 @@ void carve_guard(Arenas* arenas, const Layout& layout, int64_t items, int64_t k,
   s->candidates = data.take<int32_t>(items * k);
   s->n_candidates = data.take<int32_t>(items);
   s->sample_chunks = data.take<int32_t>(items * samples);
-  s->sample_slots = data.take<int32_t>(samples);
   s->n_samples = data.take<int32_t>(items);
   s->sample_weights = data.take<float>(items * samples);
   s->sample_keys = data.take<char>(items * samples * layout.block_bytes());
@@ -99,19 +97,16 @@ kernels::AttnRemainderDesc remainder_desc(const Layout& layout) {
   return {layout.value_mean(), layout.geometry.group()};
 }
 
-// Every flush keeps an outlier at least, so where flushes are as small as chunks all chunks may be outliers.
-int64_t wave_span_bound(const Layout& layout, int64_t n) {
-  const int64_t n_chunks = ceil_div(n, layout.policy.chunk);
-  return exact_span_bound(n) + ceil_div(n_chunks, kOutliersPerPage) + 1;
-}
-
 WaveScratch carve_wave(Arenas* arenas, const Layout& layout, int64_t n_tokens, int64_t n) {
   const int64_t items = n_tokens * layout.geometry.kv_heads;
   WaveScratch s = {};
-  s.spans = arenas->lists.take<kernels::KvSpan>(items * wave_span_bound(layout, n));
+  s.runs = arenas->lists.take<kernels::KvRun>(items * kWaveRuns);
   s.attn_items = arenas->lists.take<kernels::AttnDecodeItem>(items);
   if (layout.policy.compresses()) carve_selection(arenas, layout, items, n, &s);
-  if (layout.policy.streams()) s.sinks = arenas->data.take<char>(n_tokens * sink_scratch_bytes(layout));
+  if (layout.policy.streams()) {
+    s.turned_sinks = arenas->lists.take<void*>(n_tokens);
+    s.sinks = arenas->data.take<char>(n_tokens * sink_scratch_bytes(layout));
+  }
   s.workspace = arenas->data.take<char>(static_cast<int64_t>(op_workspace(layout, items, n)));
   return s;
 }

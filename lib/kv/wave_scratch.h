@@ -12,10 +12,13 @@ struct Picks {
   int32_t *ids, *n_ids, *slots, *miss_chunks, *miss_slots, *n_miss;
 };
 
+// Runs that one token may attend to besides slots: outliers or sinks, and exact tokens.
+inline constexpr int64_t kWaveRuns = 2;
+
 // Item i = token * kv_heads + head.
 struct WaveScratch {
   // Lists:
-  kernels::KvSpan* spans;
+  kernels::KvRun* runs;  // [items, kWaveRuns]
   kernels::BasisSegment* segments;
   kernels::LandmarkScoreItem* score_items;
   kernels::TopkSelectItem* topk_items;
@@ -26,7 +29,7 @@ struct WaveScratch {
   kernels::AttnRemainderItem* remainder_items;
   kernels::GuardSampleItem* sample_items;
   kernels::GuardGrowItem* grow_items;
-  int32_t* counting;   // 0, 1, 2, ... [kGuardSamples]
+  void** turned_sinks;   // streaming only: [tokens], pages in sinks
   // Data:
   float* scores;       // [items, n_chunks]
   Picks picks;
@@ -37,7 +40,7 @@ struct WaveScratch {
   Picks extra;             // what it adds to the selection
   int32_t *union_ids, *n_union_ids;  // all that is selected then, ascending
   int32_t *candidates, *n_candidates;
-  int32_t *sample_chunks, *sample_slots, *n_samples;  // [items, kGuardSamples]; slots: 0, 1, 2, ... [kGuardSamples]
+  int32_t *sample_chunks, *n_samples;  // [items, kGuardSamples]; [items]
   float* sample_weights;   // [items, kGuardSamples]
   char* sample_keys;       // [items, kGuardSamples] of block_bytes
   float* missed;           // [items, group]
@@ -59,8 +62,6 @@ kernels::AttnDecodeDesc attn_desc(const Layout& layout);
 kernels::GuardGrowDesc grow_desc(const Layout& layout);
 kernels::AttnRemainderDesc remainder_desc(const Layout& layout);
 
-// Pieces one token may attend to besides slots, at length n: exact pages, and pages of outliers.
-int64_t wave_span_bound(const Layout& layout, int64_t n);
 // For n_tokens tokens of sequences up to n tokens long.
 WaveScratch carve_wave(Arenas* arenas, const Layout& layout, int64_t n_tokens, int64_t n);
 ScratchBytes wave_bytes(const Layout& layout, int64_t n_tokens, int64_t n);

@@ -20,6 +20,10 @@ void set_seed(uint64_t seed);
 // if nothing was.
 std::string take_findings();
 
+// Streams that are made from now on run what is queued at once; what they wait for runs then too. Otherwise, as late as
+// the rules allow. A wait that is missing shows where one stream is early and the other late.
+void set_eager(bool on);
+
 // Whether accesses are looked at (no AddressSanitizer).
 bool checks_accesses();
 
@@ -35,6 +39,7 @@ struct Faults {
   int64_t launches_before_failure = -1;               // then every call reports error; -1: never
   int64_t copies_before_failure = -1;
   int64_t allocations_before_failure = -1;            // the one after fails, once: out of memory
+  bool graphs_refused = false;                        // no executable graph can be made: out of memory
   int error = 700;                                    // cudaErrorIllegalAddress
   int driver_version = 13000;
   int compute_major = 9, compute_minor = 0;
@@ -43,8 +48,9 @@ void set_faults(const Faults& faults);  // also forgets a sticky error
 
 struct Usage {
   std::size_t device_bytes = 0, pinned_bytes = 0;  // now allocated
-  int64_t allocations = 0, streams = 0, events = 0;  // alive
-  int64_t launches = 0, blocks = 0, copies = 0;    // ever made
+  int64_t allocations = 0, streams = 0, events = 0, graphs = 0;  // alive; executable graphs too
+  // Ever made; of graphs those that are launched.
+  int64_t launches = 0, blocks = 0, copies = 0, graph_launches = 0;
 };
 Usage usage();
 

@@ -69,6 +69,7 @@ class Harness : public ::testing::Test {
     cudaMemset(out_, 0xff, kThreads * 4);
     cuda::Stream stream(handle_, {}, nullptr);
     launch_planted(stream, what, wrong, in, out_);
+    stream.wait();
     Outcome outcome{take_findings(), stream.failure(), {}};
     cuda_host::set_faults({});
     outcome.out = host(out_, kThreads);

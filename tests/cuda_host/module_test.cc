@@ -2,11 +2,13 @@
 // failures become. Kernels are tested elsewhere; here one of them is enough.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -17,11 +19,14 @@
 #include "lib/device/device.h"
 #include "lib/device/module_loader.h"
 #include "tests/cuda_host/cuda_host.h"
+#include "tests/unit/error_of.h"
 
 extern "C" int32_t skv_cuda_module_1(const skv::device::ModuleRequest* request, skv::device::ModuleTable* table);
 
 namespace skv::device {
 namespace {
+
+using test::error_of;
 
 constexpr int64_t kStaging = 1 << 20;
 
@@ -32,17 +37,6 @@ ModuleTable module_table() {
   const ModuleRequest ours = request();
   EXPECT_EQ(skv_cuda_module_1(&ours, &table), 0) << table.refusal;
   return table;
-}
-
-template <class Fn>
-Error error_of(Fn&& fn) {
-  try {
-    fn();
-  } catch (const Error& error) {
-    return error;
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return Error(SKV_OK, "");
 }
 
 class CudaModule : public ::testing::Test {
@@ -302,6 +296,34 @@ TEST_F(CudaModule, MemoryOfUnfinishedCallsIsNotHandedOutAgain) {
   EXPECT_NE(buffer(SKV_TIER_FAST, 1000).data(), at);
   queue->ops().wait();
   EXPECT_EQ(buffer(SKV_TIER_FAST, 1000).data(), at);
+}
+
+// A device cannot be waited for while a product is captured for a graph.
+TEST_F(CudaModule, GraphsAreMadeWhileOthersWaitForTheDevice) {
+  const auto queue = device_.make_queue(account_, kStaging);
+  const kernels::Ops& ops = queue->ops();
+  const Buffer x = buffer(SKV_TIER_FAST, 4096), y = buffer(SKV_TIER_FAST, 4096);
+  ops.fill(x.data(), 0, x.bytes());
+  const std::unique_ptr<Backend> other(module_table().open_device(0));
+  std::atomic<bool> stop = false;
+  std::thread waiter([&] {
+    while (!stop) other->wait();
+  });
+  const int64_t before = cuda_host::usage().graph_launches;
+  constexpr int64_t kSizes = 60;
+  for (int64_t m = 1; m <= kSizes; ++m) {
+    for (int time = 0; time < 2; ++time) {  // the second becomes a graph
+      const kernels::Recording recording(ops);
+      for (int i = 0; i < 8; ++i) {
+        ops.gemm({DType::f32, 4, 4}, {x.as<float>(), 4, x.data(), nullptr, y.as<float>(), 4, m, false}, nullptr);
+      }
+    }
+  }
+  stop = true;
+  waiter.join();
+  EXPECT_EQ(cuda_host::usage().graph_launches, before + kSizes);
+  EXPECT_STREQ(other->failure(), "");
+  queue->check();
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
-// Matrix products and eigenproblems where the host executes kernels: plain loops with double sums, so that what the
-// kernels around them do is tested against the same contract. No algorithm of cuBLASLt or cuSOLVER is tried here.
+// Matrix products and eigenproblems where the host executes kernels: plain loops with double sums, queued as a
+// library's kernels are, so that what the kernels around them do is tested against the same contract. No
+// algorithm of cuBLASLt or cuSOLVER is tried here.
 #include <cmath>
 #include <cstddef>
 #include <vector>
 
 #include "kernels/common/cuda/products.h"
 #include "kernels/subspace_basis/symmetric_eigen.h"
+#include "tests/cuda_host/fake_streams.h"
 
 namespace skv::cuda {
 
@@ -39,27 +41,41 @@ bool usable(Stream& stream, int64_t m, int64_t n, int64_t k) {
   return stream.ok() && m > 0 && n > 0 && k > 0;
 }
 
+template <class Run>
+void queue(Stream& stream, const Run& run) {
+  using cuda_host::Work;
+  const cudaStream_t handle = stream.handle();
+  if (!stream.ok()) return;
+  stream.check(cuda_host::submit(handle, {Work::Kind::product, [run](uint64_t) { run(); }}), "matrix product");
+}
+
 }  // namespace
 
-void matrix_product(Stream& stream, const MatrixProduct& p) {
+void run_product(Stream& stream, const MatrixProduct& p) {
   if (!usable(stream, p.m, p.n, p.k)) return;
-  multiply(
-      p, [&](int64_t i) { return double{load_f32(p.a, p.type, i)}; },
-      [&](int64_t i) { return double{load_f32(p.b, p.type, i)}; },
-      [&](int64_t i, double sum) {
-        p.c[i] = static_cast<float>(p.alpha * sum + (p.beta == 0.0f ? 0.0 : double{p.beta} * p.c[i]));
-      });
+  queue(stream, [p] {
+    multiply(
+        p, [&](int64_t i) { return double{load_f32(p.a, p.type, i)}; },
+        [&](int64_t i) { return double{load_f32(p.b, p.type, i)}; },
+        [&](int64_t i, double sum) {
+          p.c[i] = static_cast<float>(p.alpha * sum + (p.beta == 0.0f ? 0.0 : double{p.beta} * p.c[i]));
+        });
+  });
 }
 
 void double_product(Stream& stream, const DoubleProduct& p) {
   if (!usable(stream, p.m, p.n, p.k)) return;
-  multiply(
-      p, [&](int64_t i) { return p.a[i]; }, [&](int64_t i) { return p.b[i]; },
-      [&](int64_t i, double sum) { p.c[i] = sum; });
+  queue(stream, [p] {
+    multiply(
+        p, [&](int64_t i) { return p.a[i]; }, [&](int64_t i) { return p.b[i]; },
+        [&](int64_t i, double sum) { p.c[i] = sum; });
+  });
 }
 
 bool symmetric_eigen(Stream& stream, double* a, int32_t n, double* w) {
   if (!usable(stream, n, n, n)) return false;
+  const cudaStream_t handle = stream.handle();
+  if (!stream.check(cudaStreamSynchronize(handle), "eigenproblem")) return false;
   std::vector<double> work(static_cast<std::size_t>(kernels::symmetric_eigen_workspace_doubles(n)));
   return kernels::symmetric_eigen(n, a, w, work.data());
 }

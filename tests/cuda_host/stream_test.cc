@@ -1,47 +1,15 @@
 // Launch lists: what the host writes until the launch is what the kernel reads, however the staging memory wraps around.
-#include "kernels/common/cuda/stream.h"
-
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include <gtest/gtest.h>
-
+#include "tests/cuda_host/stream_fixture.h"
 #include "tests/cuda_host/stream_kernels.h"
 
 namespace skv::test {
 namespace {
 
-constexpr int64_t kStaging = 4096, kPart = kStaging / 4;
-
-class StreamLists : public ::testing::Test {
- protected:
-  StreamLists() {
-    cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking);
-    cudaHostAlloc(reinterpret_cast<void**>(&memory_.host), kStaging, cudaHostAllocDefault);
-    cudaMalloc(reinterpret_cast<void**>(&memory_.device), kStaging);
-    cudaMalloc(reinterpret_cast<void**>(&out_), kStaging);
-    memory_.bytes = kStaging;
-    stream_ = std::make_unique<cuda::Stream>(handle_, memory_, nullptr);
-  }
-  ~StreamLists() override {
-    stream_.reset();
-    cudaFree(out_);
-    cudaFree(memory_.device);
-    cudaFreeHost(memory_.host);
-    cudaStreamDestroy(handle_);
-  }
-  std::vector<int32_t> read(int64_t n) {
-    std::vector<int32_t> host(static_cast<std::size_t>(n));
-    stream_->download(host.data(), out_, n * 4);
-    return host;
-  }
-  cudaStream_t handle_ = nullptr;
-  cuda::StagingMemory memory_;
-  int32_t* out_ = nullptr;
-  std::unique_ptr<cuda::Stream> stream_;
-};
+using StreamLists = StreamTest;
 
 // The first list is completed after the second was made: by then the memory may have moved on to another part.
 TEST_F(StreamLists, may_be_written_until_the_launch) {
@@ -58,6 +26,20 @@ TEST_F(StreamLists, may_be_written_until_the_launch) {
     if (round % 7 == 0) stream_->upload(out_, want.data(), 4 * (n_a + n_b));  // takes staging memory too
     ASSERT_STREQ(stream_->failure(), "");
   }
+}
+
+// The host is far ahead of the device.
+TEST_F(StreamLists, are_not_overwritten_before_they_were_read) {
+  std::vector<int32_t> want;
+  for (int32_t launch = 0; launch < 60; ++launch) {
+    const int64_t n = 1 + launch * 37 % 130;
+    cuda::Lists lists(*stream_);
+    const auto list = lists.make<int32_t>(n);
+    const auto at = static_cast<int64_t>(want.size());
+    for (int32_t& v : list) want.push_back(v = launch);
+    copy_lists(*stream_, list.device(), n, nullptr, 0, out_ + at);
+  }
+  EXPECT_EQ(read(static_cast<int64_t>(want.size())), want);
 }
 
 TEST_F(StreamLists, are_copied_once_where_items_share_them) {

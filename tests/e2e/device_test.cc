@@ -2,6 +2,8 @@
 // executes its kernels on the host (tests/cuda_host), or the real one (tests/gpu).
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <utility>
 
 #include "tests/e2e/harness.h"
 
@@ -93,6 +95,30 @@ TEST(DeviceBatch, rows_are_bit_equal_whoever_else_is_there) {
     decode(*session, rows);
     ASSERT_EQ(rows[1].status, SKV_OK) << rows[1].message;
     expect_same(rows[1].logits, want, "token " + std::to_string(token));
+  }
+}
+
+// With graphs a step of a batch that came before is launched as a whole, with what changed set anew: lists, counts, pages.
+TEST_P(Device, steps_are_bit_equal_with_and_without_graphs) {
+  const Host host{TinyShape{}};
+  setenv("SHADOWKV_CUDA_GRAPHS", "0", 1);
+  const auto plain = host.session(GetParam().kv, on_device);
+  unsetenv("SHADOWKV_CUDA_GRAPHS");
+  const auto graphs = host.session(GetParam().kv, on_device);
+  skv_seq first[2], second[2];
+  for (const auto& [session, sequence] : {std::pair{plain.get(), 0}, std::pair{graphs.get(), 1}}) {
+    first[sequence] = start(*session, host.random_tokens(150, 1));
+    second[sequence] = start(*session, host.random_tokens(40, 2));
+  }
+  for (int32_t token = 1; token < 24; ++token) {
+    std::vector<Row> want{{first[0], {token}}}, got{{first[1], {token}}};
+    if (token % 5 != 0) want.push_back({second[0], {token + 1}}), got.push_back({second[1], {token + 1}});
+    decode(*plain, want);
+    decode(*graphs, got);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      ASSERT_EQ(got[i].status, SKV_OK) << got[i].message;
+      expect_same(got[i].logits, want[i].logits, "token " + std::to_string(token));
+    }
   }
 }
 

@@ -53,15 +53,15 @@ std::vector<int32_t> spread_ids(int32_t items, int32_t count) {
 void measure_ceilings(Gpu& gpu, Report& report) {
   const int64_t bytes = int64_t{1} << 30, n = 8192;
   const auto size = static_cast<double>(bytes), flops = 2.0 * static_cast<double>(n * n * n);
-  const double copy = report.measure({"copy", "1 GiB, read and written", 0, 2 * size}, [&] {
+  const double copy = report.measure({"copy", "1 GiB, read and written", 2 * size}, [&] {
     const Buffer a = gpu.random(bytes), b = gpu.empty(bytes);
     return gpu.seconds([&](int64_t) { gpu.ops().copy(b.data(), a.data(), bytes); });
   });
-  const double link = report.measure({"host link", "1 GiB, pinned to device", 0, size, 0, true}, [&] {
+  const double link = report.measure({"host link", "1 GiB, pinned to device", size, 0, true}, [&] {
     const Buffer a = gpu.random(bytes, SKV_TIER_SLOW), b = gpu.empty(bytes);
     return gpu.seconds([&](int64_t) { gpu.ops().copy(b.data(), a.data(), bytes); });
   });
-  const double gemm = report.measure({"gemm", "8192^3, f32 activations, bf16 weights", 0, 0, flops}, [&] {
+  const double gemm = report.measure({"gemm", "8192^3, f32 activations, bf16 weights", 0, flops}, [&] {
     const Buffer w = gpu.random(n * n * 2), c = gpu.empty(n * n * 4);
     std::vector<float> row(static_cast<std::size_t>(n * n));
     for (std::size_t i = 0; i < row.size(); ++i) row[i] = 1e-4f * static_cast<float>((i * 2654435761u) % 20001) - 1.0f;
@@ -85,7 +85,7 @@ void measure_score(Gpu& gpu, Report& report, const char* name, DigestKind kind, 
   const DigestFormat format = {kind, codec, DType::bf16, kChunk, kDim};
   const int32_t items = batch * kHeads;
   const double bytes = double(items) * kChunks * (static_cast<double>(format.chunk_bytes()) + 4);
-  report.measure({"landmark_score", std::string(name) + ", " + batch_text(batch), 0, bytes,
+  report.measure({"landmark_score", std::string(name) + ", " + batch_text(batch), bytes,
                   2.0 * items * kGroup * kChunks * kDim * (kind == DigestKind::keys_2bit ? kChunk : 1)}, [&] {
     const int32_t layers = copies_of(bytes);
     // One "layer" of pages a sequence: sequences times layers.
@@ -116,7 +116,7 @@ void measure_score(Gpu& gpu, Report& report, const char* name, DigestKind kind, 
 
 void measure_topk(Gpu& gpu, Report& report, int32_t batch) {
   const int32_t items = batch * kHeads;
-  report.measure({"topk_select", std::to_string(kSelected) + " of 15,360, " + batch_text(batch), 0,
+  report.measure({"topk_select", std::to_string(kSelected) + " of 15,360, " + batch_text(batch),
                   4.0 * items * kChunks}, [&] {
     const Buffer scores = gpu.filled(query_floats(int64_t{items} * kChunks));
     const Buffer ids = gpu.empty(int64_t{items} * kSelected * 4), n_ids = gpu.empty(int64_t{items} * 4);
@@ -133,7 +133,7 @@ void measure_topk(Gpu& gpu, Report& report, int32_t batch) {
 // Two selections by turns that share 60 %, so that every call misses kMissed chunks.
 void measure_slots(Gpu& gpu, Report& report, int32_t batch) {
   const int32_t items = batch * kHeads;
-  report.measure({"slot_update", "60 % hits, " + batch_text(batch), 0, 8.0 * items * kSlots}, [&] {
+  report.measure({"slot_update", "60 % hits, " + batch_text(batch), 8.0 * items * kSlots}, [&] {
     const Paged table(gpu, 2, kHeads, batch);
     gpu.ops().fill(table.data.data(), 0xff, table.data.bytes());
     const Buffer slots = gpu.empty(int64_t{items} * kSlots * 8);
@@ -186,7 +186,7 @@ void measure_fetch(Gpu& gpu, Report& report, const char* name, BlockCodec codec,
   const BlockFormat format = {codec, DType::bf16, kChunk, kDim};
   const int32_t items = batch * kHeads;
   const double bytes = double(items) * kMissed * static_cast<double>(format.block_bytes());
-  report.measure({"chunk_fetch", std::string(name) + ", " + batch_text(batch), 0, bytes, 0, true}, [&] {
+  report.measure({"chunk_fetch", std::string(name) + ", " + batch_text(batch), bytes, 0, true}, [&] {
     const Paged blocks(gpu, format.block_bytes(), kHeads, batch, SKV_TIER_SLOW);
     const Misses misses(gpu, items);
     const Buffer slots = gpu.empty(int64_t{items} * kSlots * format.decoded_bytes());
@@ -204,7 +204,7 @@ void measure_rebuild(Gpu& gpu, Report& report, const char* name, BlockCodec code
   const int32_t items = batch * kHeads, rows = kMissed * kChunk;
   const auto block = static_cast<double>(desc.a_format().block_bytes());
   const double bytes = items * (kMissed * block + 2.0 * kRank * kDim + 2.0 * rows * kDim);
-  report.measure({"key_rebuild", std::string(name) + ", " + batch_text(batch), 0, bytes, 2.0 * items * rows * kRank * kDim},
+  report.measure({"key_rebuild", std::string(name) + ", " + batch_text(batch), bytes, 2.0 * items * rows * kRank * kDim},
                  [&] {
     const Paged a(gpu, desc.a_format().block_bytes(), 1, batch);
     const Buffer basis = gpu.random(int64_t{kHeads} * (kRank + 1) * kDim * 2);
@@ -231,7 +231,7 @@ void measure_rebuild(Gpu& gpu, Report& report, const char* name, BlockCodec code
 void measure_decode(Gpu& gpu, Report& report, int32_t batch, bool full) {
   const int32_t items = batch * kHeads, tokens = full ? kTokens : kSelected * kChunk;
   const double bytes = 4.0 * items * tokens * kDim;
-  report.measure({"attn_decode", (full ? "all 122,880 tokens, " : "1,920 tokens in slots, ") + batch_text(batch), 0, bytes,
+  report.measure({"attn_decode", (full ? "all 122,880 tokens, " : "1,920 tokens in slots, ") + batch_text(batch), bytes,
                   4.0 * items * kGroup * tokens * kDim}, [&] {
     const int32_t layers = copies_of(bytes), held = full ? kTokens : kSlots * kChunk;
     const int64_t part = int64_t{held} * kDim * 2;
@@ -244,16 +244,24 @@ void measure_decode(Gpu& gpu, Report& report, int32_t batch, bool full) {
     std::vector<int32_t> slots(kSelected);
     std::iota(slots.begin(), slots.end(), 40);
     gpu.ops().upload(ids.data(), slots.data(), ids.bytes());
-    std::vector<KvSpan> spans(full ? static_cast<std::size_t>(int64_t{layers} * items * (kTokens / 64)) : 0);
+    // One list for all heads of a sequence and layer, as the KV manager has it: K of each head, then V, of 64 tokens.
+    constexpr int32_t kPages = kTokens / 64;
+    std::vector<void*> pages;
+    for (int64_t p = 0; full && p < int64_t{layers} * batch * kPages; ++p) {
+      pages.push_back(kv.as<char>() + p * 2 * kHeads * 64 * kDim * 2);
+    }
+    std::vector<KvRun> runs(full ? static_cast<std::size_t>(int64_t{layers} * items) : 0);
     std::vector<std::vector<AttnDecodeItem>> lists(static_cast<std::size_t>(layers));
     for (int64_t i = 0; i < int64_t{layers} * items; ++i) {
       char* k = kv.as<char>() + 2 * i * part;
       AttnDecodeItem item;
       item.q = q.as<float>() + (i % items) * kGroup * kDim, item.out = out.as<float>() + (i % items) * kGroup * kDim;
       if (full) {
-        KvSpan* first = spans.data() + i * (kTokens / 64);
-        for (int32_t p = 0; p < kTokens / 64; ++p) first[p] = {k + p * 64 * kDim * 2, k + part + p * 64 * kDim * 2, 64, 0};
-        item.spans = first, item.n_spans = kTokens / 64;
+        void* const* list = pages.data() + i / kHeads * kPages;
+        const int64_t head = i % kHeads * 64 * kDim * 2;
+        KvRun& run = runs[static_cast<std::size_t>(i)];
+        run = {list, list, head, head + int64_t{kHeads} * 64 * kDim * 2, kPages, 64, 0, kTokens};
+        item.runs = &run, item.n_runs = 1;
       } else {
         item.blocks = {k, k + part, kChunk * kDim * 2, kChunk, ids.as<int32_t>(), n.as<int32_t>(), kSelected};
       }
@@ -267,7 +275,7 @@ void measure_decode(Gpu& gpu, Report& report, int32_t batch, bool full) {
 
 void measure_prefill_attention(Gpu& gpu, Report& report, int32_t tokens) {
   const double flops = 4.0 * kHeads * kGroup * kDim * (double(tokens) * tokens / 2);
-  report.measure({"attn_prefill", std::to_string(tokens) + " tokens, causal", 0, 0, flops}, [&] {
+  report.measure({"attn_prefill", std::to_string(tokens) + " tokens, causal", 0, flops}, [&] {
     const int64_t width = int64_t{kHeads} * kGroup * kDim, part = int64_t{tokens} * kDim * 2;
     const Buffer q = gpu.filled(query_floats(tokens * width)), out = gpu.empty(q.bytes());
     const Buffer kv = gpu.random(2 * kHeads * part);
@@ -305,11 +313,11 @@ void measure_factorisation(Gpu& gpu, Report& report, int32_t width, int32_t rank
                               subspace_basis_workspace_bytes(width, rank, BasisMethod::subspace_iteration));
   const Buffer workspace = gpu.empty(static_cast<int64_t>(bytes));
   const GramArgs gram = {x.as<float>(), m, n, width, center.as<float>(), g.as<float>(), sum.as<double>()};
-  report.measure({"gram", shape + ", 4,096 tokens", 0, 4.0 * static_cast<double>(n * m), 2.0 * static_cast<double>(n * m * m)},
+  report.measure({"gram", shape + ", 4,096 tokens", 4.0 * static_cast<double>(n * m), 2.0 * static_cast<double>(n * m * m)},
                  [&] { return gpu.seconds([&](int64_t) { gpu.ops().gram(gram, workspace.data()); }); });
   gpu.ops().gram(gram, workspace.data());
   const double block = rank + 32;
-  report.measure({"subspace_basis", shape, 0, 0, 3 * 2.0 * width * width * block}, [&] {
+  report.measure({"subspace_basis", shape, 0, 3 * 2.0 * width * width * block}, [&] {
     const SubspaceBasisArgs args = {g.as<float>(), width, rank, BasisMethod::subspace_iteration, v.as<float>(), e.as<float>()};
     return gpu.seconds([&](int64_t) { gpu.ops().subspace_basis(args, workspace.data()); });
   });
@@ -341,7 +349,7 @@ void measure_all(Gpu& gpu, Report& report) {
 
 int main(int argc, char** argv) {
   skv::gpu::Gpu gpu;
-  skv::gpu::Report report(argc, argv);
+  skv::gpu::Report report(argc, argv, gpu.device().name);
   std::printf("device: %s\n", gpu.device().name.c_str());
   skv::gpu::measure_all(gpu, report);
   report.table();

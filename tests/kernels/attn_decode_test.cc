@@ -1,117 +1,28 @@
-#include "kernels/attn_decode/attn_decode.h"
-
-#include <memory>
-
-#include "tests/kernels/kernel_test.h"
+#include "tests/kernels/attn_decode_cases.h"
 
 namespace skv::kernels {
 namespace {
 
 using namespace skv::test;
 
-// One item with its own exactly placed inputs.
-struct Case {
-  AttnDecodeDesc desc;
-  std::vector<std::unique_ptr<Buffer<char>>> storage;
-  std::vector<KvSpan> spans;
-  std::vector<int32_t> ids;
-  int32_t n_ids = 0, spare_ids = 0;  // the bound exceeds the count by the spare ones
-  std::unique_ptr<Buffer<float>> q, out, lse;
-  AttnDecodeItem item;
-  float amplitude = 0;  // the largest scale * sum |q k|: rounding of a logit is proportional to it
-  float max_v = 0;
-  int64_t rows = 0;
-};
-
-void* make_rows(Random& rng, Case* c, Fill fill, int64_t rows, float scale) {
-  c->storage.push_back(std::make_unique<Buffer<char>>(rows * c->desc.head_dim * dtype_bytes(c->desc.dtype)));
-  fill_rows(rng, fill, c->desc.dtype, c->storage.back()->data(), rows, c->desc.head_dim, scale);
-  return c->storage.back()->data();
-}
-
-void measure(Case* c, const void* k, const void* v, int64_t rows) {
-  const int64_t dim = c->desc.head_dim;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int32_t g = 0; g < c->desc.group; ++g) {
-      float sum = 0;
-      for (int64_t d = 0; d < dim; ++d) {
-        sum += std::fabs((*c->q)[g * dim + d] * load_f32(k, c->desc.dtype, r * dim + d));
-      }
-      c->amplitude = std::max(c->amplitude, c->desc.scale * sum);
-    }
-    for (int64_t d = 0; d < dim; ++d) {
-      c->max_v = std::max(c->max_v, std::fabs(load_f32(v, c->desc.dtype, r * dim + d)));
-    }
-  }
-}
-
-void add_span(Random& rng, Case* c, Fill fill, int32_t n) {
-  const float key_scale = fill == Fill::extremes ? 1e-3f : fill == Fill::biased ? 0.1f : 1.0f;
-  KvSpan span{make_rows(rng, c, fill, n, key_scale), make_rows(rng, c, fill, n, 1.0f), n, 0};
-  measure(c, span.k, span.v, n);
-  c->spans.push_back(span);
-  c->rows += n;
-}
-
-void add_blocks(Random& rng, Case* c, Fill fill, int32_t block_tokens, int32_t n_ids) {
-  const int32_t slots = n_ids + 3;
-  const float key_scale = fill == Fill::extremes ? 1e-3f : fill == Fill::biased ? 0.1f : 1.0f;
-  KvBlocks& b = c->item.blocks;
-  b.k = make_rows(rng, c, fill, int64_t{slots} * block_tokens, key_scale);
-  b.v = make_rows(rng, c, fill, int64_t{slots} * block_tokens, 1.0f);
-  measure(c, b.k, b.v, int64_t{slots} * block_tokens);
-  b.block_bytes = int64_t{block_tokens} * c->desc.head_dim * dtype_bytes(c->desc.dtype);
-  b.block_tokens = block_tokens;
-  for (int32_t i = 0; i < slots; ++i) c->ids.push_back(i);
-  for (int32_t i = slots - 1; i > 0; --i) std::swap(c->ids[i], c->ids[rng.integer(0, i)]);
-  c->ids.resize(n_ids);
-  c->rows += int64_t{n_ids} * block_tokens;
-}
-
-std::unique_ptr<Case> make_case(Random& rng, const AttnDecodeDesc& desc) {
-  auto c = std::make_unique<Case>();
-  c->desc = desc;
-  const int64_t n = int64_t{desc.group} * desc.head_dim;
-  c->q = std::make_unique<Buffer<float>>(n);
-  c->out = std::make_unique<Buffer<float>>(n);
-  c->lse = std::make_unique<Buffer<float>>(desc.group);
-  fill_rows(rng, Fill::normal, DType::f32, c->q->data(), desc.group, desc.head_dim);
-  return c;
-}
-
-std::vector<float> copy_of(const Buffer<float>& x) { return {x.data(), x.data() + x.size()}; }
-
-AttnDecodeItem& finish(Case* c) {
-  c->item.q = c->q->data();
-  c->item.spans = c->spans.data();
-  c->item.n_spans = static_cast<int32_t>(c->spans.size());
-  c->item.blocks.ids = c->ids.data();
-  c->n_ids = static_cast<int32_t>(c->ids.size());
-  c->item.blocks.n_ids = &c->n_ids;
-  c->item.blocks.max_ids = c->n_ids + c->spare_ids;
-  c->item.out = c->out->data();
-  c->item.lse = c->lse->data();
-  return c->item;
-}
-
 void run(const AttnDecodeDesc& desc, const std::vector<AttnDecodeItem>& items) {
   int64_t rows = 0;  // at most
   for (const AttnDecodeItem& item : items) {
     rows += int64_t{item.blocks.max_ids} * item.blocks.block_tokens;
-    for (int32_t i = 0; i < item.n_spans; ++i) rows += item.spans[i].n;
+    for (int32_t i = 0; i < item.n_runs; ++i) rows += item.runs[i].n;
   }
   const auto bytes = attn_decode_workspace_bytes(desc, static_cast<int64_t>(items.size()), rows);
   Buffer<char> workspace(static_cast<int64_t>(bytes), 64);
   tested_ops().attn_decode(desc, items, workspace.data());
 }
 
-std::string describe(const Case& c, const char* what) {
+std::string describe(const DecodeCase& c, const char* what) {
   return std::string(what) + " D=" + std::to_string(c.desc.head_dim) + " G=" + std::to_string(c.desc.group) +
          " dtype=" + std::to_string(static_cast<int>(c.desc.dtype)) + " rows=" + std::to_string(c.rows);
 }
 
 // With item.merge, onto what the case's out and lse hold.
-void compare_with_reference(Case* c, const char* what) {
+void compare_with_reference(DecodeCase* c, const char* what) {
   const AttnDecodeItem item = finish(c);
   std::vector<float> out = copy_of(*c->out), lse = copy_of(*c->lse);
   run(c->desc, {item});
@@ -138,8 +49,8 @@ TEST(AttnDecode, matches_reference_for_every_shape_and_fill) {
         const Fill fill = kAllFills[rng.integer(0, 4)];
         if (rng.chance(0.5)) add_blocks(rng, c.get(), fill, rng.pick({4, 8, 16, 32}), rng.pick({0, 1, 5, 20}));
         c->spare_ids = static_cast<int32_t>(rng.integer(0, 40));
-        const int64_t spans = rng.integer(c->rows == 0, 4);
-        for (int64_t s = 0; s < spans; ++s) add_span(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, 90)));
+        const int64_t runs = rng.integer(c->rows == 0, 4);
+        for (int64_t r = 0; r < runs; ++r) add_run(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, 90)));
         compare_with_reference(c.get(), fill_name(fill));
         if (::testing::Test::HasFatalFailure()) return;
       }
@@ -156,7 +67,7 @@ TEST(AttnDecode, matches_reference_around_tile_and_split_lengths) {
       add_blocks(rng, c.get(), Fill::normal, 8, rows / 16);
       for (int32_t left = rows - rows / 16 * 8; left > 0;) {
         const int32_t n = std::min<int32_t>(left, static_cast<int32_t>(rng.integer(0, 200)));
-        add_span(rng, c.get(), Fill::normal, n);
+        add_run(rng, c.get(), Fill::normal, n);
         left -= n;
       }
       compare_with_reference(c.get(), "split");
@@ -169,14 +80,14 @@ TEST(AttnDecode, keeps_logits_that_differ_by_hundreds) {
   Random rng;
   for_each_target([&] {
     const auto c = make_case(rng, make_desc(DType::f32, 64, 4));
-    for (int i = 0; i < (tested_slowly() ? 6 : 20); ++i) add_span(rng, c.get(), Fill::normal, 100);
+    for (int i = 0; i < (tested_slowly() ? 6 : 20); ++i) add_run(rng, c.get(), Fill::normal, 100);
     for (float& x : c->q->span()) x *= 100.0f;
     c->amplitude *= 100.0f;
     compare_with_reference(c.get(), "peaked");
   });
 }
 
-void expect_nothing(const Case& c) {
+void expect_nothing(const DecodeCase& c) {
   for (float x : c.out->span()) ASSERT_EQ(x, 0.0f);
   for (float x : c.lse->span()) ASSERT_EQ(x, -std::numeric_limits<float>::infinity());
 }
@@ -187,10 +98,10 @@ TEST(AttnDecode, gives_zero_and_minus_infinity_without_rows) {
     const auto empty = make_case(rng, make_desc(DType::bf16, 80, 3));
     finish(empty.get());
     const auto hollow = make_case(rng, make_desc(DType::bf16, 80, 3));
-    for (int i = 0; i < 3; ++i) add_span(rng, hollow.get(), Fill::normal, 0);
+    for (int i = 0; i < 3; ++i) add_run(rng, hollow.get(), Fill::normal, 0);
     finish(hollow.get());
     run(empty->desc, {empty->item, hollow->item});
-    for (const Case* c : {empty.get(), hollow.get()}) expect_nothing(*c);
+    for (const DecodeCase* c : {empty.get(), hollow.get()}) expect_nothing(*c);
   });
 }
 
@@ -199,9 +110,8 @@ TEST(AttnDecode, gives_zero_when_every_logit_is_minus_infinity) {
   for_each_target([&] {
     const auto c = make_case(rng, make_desc(DType::f32, 32, 2));
     for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
-    void* k = make_rows(rng, c.get(), Fill::zeros, 1500, 1.0f);
-    for (int64_t i = 0; i < 1500 * 32; ++i) store_f32(k, DType::f32, i, -std::numeric_limits<float>::infinity());
-    c->spans.push_back({k, make_rows(rng, c.get(), Fill::normal, 1500, 1.0f), 1500, 0});
+    add_run(rng, c.get(), Fill::normal, 1500);
+    set_keys(*c, c->runs[0], -std::numeric_limits<float>::infinity());
     run(c->desc, {finish(c.get())});
     expect_nothing(*c);
   });
@@ -212,11 +122,9 @@ TEST(AttnDecode, ignores_rows_whose_logit_is_minus_infinity) {
   for_each_target([&] {
     const auto c = make_case(rng, make_desc(DType::f32, 32, 2));
     for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
-    add_span(rng, c.get(), Fill::normal, 70);
-    add_span(rng, c.get(), Fill::normal, 64);
-    for (int64_t i = 0; i < 64 * 32; ++i) {
-      store_f32(c->storage[0]->data(), DType::f32, i, -std::numeric_limits<float>::infinity());
-    }
+    add_run(rng, c.get(), Fill::normal, 70);
+    add_run(rng, c.get(), Fill::normal, 64);
+    set_keys(*c, c->runs[0], -std::numeric_limits<float>::infinity());
     compare_with_reference(c.get(), "first tile masked");
   });
 }
@@ -224,11 +132,11 @@ TEST(AttnDecode, ignores_rows_whose_logit_is_minus_infinity) {
 TEST(AttnDecode, keeps_nan_of_a_query_in_its_item) {
   Random rng;
   for_each_target([&] {
-    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<std::unique_ptr<DecodeCase>> cases;
     std::vector<AttnDecodeItem> items;
     for (int i = 0; i < 3; ++i) {
       cases.push_back(make_case(rng, make_desc(DType::bf16, 64, 4)));
-      add_span(rng, cases.back().get(), Fill::normal, tested_slowly() ? 300 : 1100);
+      add_run(rng, cases.back().get(), Fill::normal, tested_slowly() ? 300 : 1100);
       items.push_back(finish(cases.back().get()));
     }
     (*cases[1]->q)[64 + 5] = std::numeric_limits<float>::quiet_NaN();
@@ -244,12 +152,12 @@ TEST(AttnDecode, keeps_nan_of_a_query_in_its_item) {
 TEST(AttnDecode, result_depends_neither_on_threads_nor_on_other_items) {
   Random rng;
   for_each_target([&] {
-    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<std::unique_ptr<DecodeCase>> cases;
     std::vector<AttnDecodeItem> items;
-    for (const int32_t spans : {tested_slowly() ? 9 : 30, 1, 0, 7}) {
+    for (const int32_t runs : {tested_slowly() ? 9 : 30, 1, 0, 7}) {
       cases.push_back(make_case(rng, make_desc(DType::bf16, 64, 5)));
       add_blocks(rng, cases.back().get(), Fill::normal, 8, 13);
-      for (int32_t s = 0; s < spans; ++s) add_span(rng, cases.back().get(), Fill::normal, 99);
+      for (int32_t r = 0; r < runs; ++r) add_run(rng, cases.back().get(), Fill::normal, 99);
       items.push_back(finish(cases.back().get()));
     }
     with_threads(3, [&] { run(cases[0]->desc, items); });
@@ -273,7 +181,7 @@ TEST(AttnDecode, the_bound_of_the_blocks_changes_no_bit) {
   for_each_target([&] {
     const auto c = make_case(rng, make_desc(DType::bf16, 64, 4));
     add_blocks(rng, c.get(), Fill::normal, 8, 40);
-    add_span(rng, c.get(), Fill::normal, 70);
+    add_run(rng, c.get(), Fill::normal, 70);
     run(c->desc, {finish(c.get())});
     const std::vector<float> out = copy_of(*c->out), lse = copy_of(*c->lse);
     c->spare_ids = 150;
@@ -285,13 +193,37 @@ TEST(AttnDecode, the_bound_of_the_blocks_changes_no_bit) {
   });
 }
 
+TEST(AttnDecode, how_runs_and_pages_cut_the_rows_changes_no_bit) {
+  Random rng;
+  for_each_target([&] {
+    const auto c = make_case(rng, make_desc(rng.pick({DType::bf16, DType::f32}), 80, 5));
+    add_blocks(rng, c.get(), Fill::normal, 8, 13);
+    const int32_t rows = tested_slowly() ? 300 : 2500;
+    const std::vector<char> k = random_rows(rng, *c, Fill::normal, rows, 1.0f);
+    const std::vector<char> v = random_rows(rng, *c, Fill::normal, rows, 1.0f);
+    std::vector<float> out, lse;
+    for (const int32_t rows_per_page : {rows, 64, 24, rows / 30}) {
+      const int32_t longest = rows_per_page == rows ? rows : rng.pick({rows, rows / 2, rows / 9});
+      c->runs.clear();
+      for (int32_t at = 0, n = 0; at < rows; at += n) {
+        n = std::min(rows - at, longest == rows ? rows : static_cast<int32_t>(rng.integer(0, longest)));
+        place_run(rng, c.get(), k.data() + at * c->row_bytes(), v.data() + at * c->row_bytes(), n, rows_per_page);
+      }
+      run(c->desc, {finish(c.get())});
+      if (out.empty()) out = copy_of(*c->out), lse = copy_of(*c->lse);
+      expect_same_bytes(c->out->data(), out.data(), out.size() * 4, describe(*c, "out"));
+      expect_same_bytes(c->lse->data(), lse.data(), lse.size() * 4, describe(*c, "lse"));
+    }
+  });
+}
+
 TEST(AttnDecode, matches_reference_over_many_pages) {
   Random rng;
   int variant = 0;
   for_each_target([&] {
-    if (tested_slowly() && variant++ % 4 != 3) return;
+    if (tested_slowly() && variant++ % 4 != 0) return;
     const auto c = make_case(rng, make_desc(DType::bf16, 8, 1));
-    while (c->rows < 17000) add_span(rng, c.get(), Fill::normal, rng.pick({64, 64, 64, 8, 5000}));
+    while (c->rows < 17000) add_run(rng, c.get(), Fill::normal, rng.pick({640, 8, 11000}));
     compare_with_reference(c.get(), "pages");
   });
 }
@@ -304,7 +236,7 @@ TEST(AttnDecode, merges_onto_any_earlier_result) {
       for (const int32_t rows : {1, 70, 1500}) {
         if (tested_slowly() && (rows > 70 || rng.chance(0.5))) continue;
         const auto c = make_case(rng, make_desc(rng.pick({DType::bf16, DType::f32}), dim, 6));
-        add_span(rng, c.get(), kAllFills[rng.integer(0, 4)], rows);
+        add_run(rng, c.get(), kAllFills[rng.integer(0, 4)], rows);
         c->item.merge = true;
         fill_rows(rng, Fill::normal, DType::f32, c->out->data(), 6, dim);
         const float before[] = {none, nan, 700.0f, -700.0f, rng.normal(), 5.0f};
@@ -322,16 +254,14 @@ TEST(AttnDecode, merges_onto_any_earlier_result) {
 TEST(AttnDecode, merge_without_new_rows_changes_no_bit) {
   Random rng;
   for_each_target([&] {
-    std::vector<std::unique_ptr<Case>> cases;
+    std::vector<std::unique_ptr<DecodeCase>> cases;
     std::vector<AttnDecodeItem> items;
     for (int i = 0; i < 2; ++i) {  // no rows, and rows whose logits are all -inf
       cases.push_back(make_case(rng, make_desc(DType::f32, 80, 4)));
-      Case* c = cases.back().get();
-      if (i == 1) add_span(rng, c, Fill::normal, 70);
+      DecodeCase* c = cases.back().get();
+      if (i == 1) add_run(rng, c, Fill::normal, 70);
       for (float& x : c->q->span()) x = std::fabs(x) + 0.1f;
-      for (int64_t j = 0; i == 1 && j < 70 * 80; ++j) {
-        store_f32(c->storage[0]->data(), DType::f32, j, -std::numeric_limits<float>::infinity());
-      }
+      if (i == 1) set_keys(*c, c->runs[0], -std::numeric_limits<float>::infinity());
       for (float& x : c->out->span()) x = rng.pick({-0.0f, rng.normal(), std::numeric_limits<float>::quiet_NaN()});
       for (float& x : c->lse->span()) x = rng.pick({rng.normal() * 100.0f, -std::numeric_limits<float>::infinity()});
       c->item.merge = true;
@@ -347,14 +277,14 @@ TEST(AttnDecode, merge_without_new_rows_changes_no_bit) {
   });
 }
 
-// The item's spans in two calls: [0, cut), then the rest with merge, beside other items or alone.
-void run_in_two(Case* c, int32_t cut, const std::vector<AttnDecodeItem>& others) {
+// The item's runs in two calls: [0, cut), then the rest with merge, beside other items or alone.
+void run_in_two(DecodeCase* c, int32_t cut, const std::vector<AttnDecodeItem>& others) {
   AttnDecodeItem head = finish(c), tail = c->item;
-  head.n_spans = cut;
+  head.n_runs = cut;
   head.merge = false;
   tail.blocks = {};
-  tail.spans += cut;
-  tail.n_spans -= cut;
+  tail.runs += cut;
+  tail.n_runs -= cut;
   tail.merge = true;
   for (const AttnDecodeItem& item : {head, tail}) {
     std::vector<AttnDecodeItem> items = others;
@@ -372,8 +302,8 @@ TEST(AttnDecode, two_calls_with_merge_equal_one_whatever_other_items_do) {
       const auto c = make_case(rng, desc), other = make_case(rng, desc);
       const int most = tested_slowly() ? 30 : 150;
       add_blocks(rng, c.get(), fill, 8, rng.pick({0, 1, 40}));
-      for (int i = 0; i < 20; ++i) add_span(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, most)));
-      add_span(rng, other.get(), Fill::normal, tested_slowly() ? 270 : 1300);
+      for (int i = 0; i < 20; ++i) add_run(rng, c.get(), fill, static_cast<int32_t>(rng.integer(1, most)));
+      add_run(rng, other.get(), Fill::normal, tested_slowly() ? 270 : 1300);
       other->item.merge = true;
       fill_rows(rng, Fill::normal, DType::f32, other->out->data(), 5, desc.head_dim);
       fill_rows(rng, Fill::normal, DType::f32, other->lse->data(), 1, 5);
@@ -414,10 +344,10 @@ TEST(AttnDecode, reads_blocks_past_two_to_the_31_elements) {
 }
 
 // Full attention over pages of 64 tokens, each head's rows of a page contiguous, as the KV manager keeps them.
-void bench_spans(const char* variant, int32_t heads, int32_t group, int32_t dim, DType dtype, int64_t tokens) {
+void bench_pages(const char* variant, int32_t heads, int32_t group, int32_t dim, DType dtype, int64_t tokens) {
   const int64_t row = dim * dtype_bytes(dtype), layer_bytes = 2 * tokens * heads * row;
   const int32_t layers = bench_layers(layer_bytes);
-  constexpr int64_t kPage = 64;
+  constexpr int32_t kPage = 64;
   SparseRegion data(static_cast<std::size_t>(layers * layer_bytes), true);
   for (int64_t i = 0; i < layers * layer_bytes / dtype_bytes(dtype); ++i) {  // small noise, cheap to make
     const float x = static_cast<float>((i * 2654435761u >> 7) & 255) / 256.0f - 0.5f;
@@ -425,24 +355,25 @@ void bench_spans(const char* variant, int32_t heads, int32_t group, int32_t dim,
   }
   const AttnDecodeDesc desc{dtype, dim, group, 1.0f / std::sqrt(static_cast<float>(dim))};
   std::vector<float> q(static_cast<std::size_t>(heads * group * dim)), out(q.size());
-  std::vector<std::vector<KvSpan>> spans(static_cast<std::size_t>(layers * heads));
+  std::vector<std::vector<void*>> pages(static_cast<std::size_t>(layers));
+  std::vector<KvRun> runs(static_cast<std::size_t>(layers * heads));
   std::vector<std::vector<AttnDecodeItem>> items(static_cast<std::size_t>(layers));
   for (int32_t l = 0; l < layers; ++l) {
+    auto& list = pages[static_cast<std::size_t>(l)];
+    for (int64_t t = 0; t < tokens; t += kPage) list.push_back(data.at(l * layer_bytes + t * heads * row * 2));
     for (int32_t h = 0; h < heads; ++h) {
-      auto& list = spans[static_cast<std::size_t>(l * heads + h)];
-      for (int64_t t = 0; t < tokens; t += kPage) {
-        const int64_t at = l * layer_bytes + t * heads * row * 2 + h * kPage * row * 2;
-        list.push_back({data.at(at), data.at(at + kPage * row), static_cast<int32_t>(kPage), t});
-      }
+      KvRun& run = runs[static_cast<std::size_t>(l * heads + h)];
+      const int64_t k = h * kPage * row * 2;
+      run = {list.data(), list.data(), k, k + kPage * row, static_cast<int32_t>(list.size()), kPage, 0,
+             static_cast<int32_t>(tokens)};
       const auto offset = static_cast<std::size_t>(h * group * dim);
-      items[static_cast<std::size_t>(l)].push_back({q.data() + offset, {}, list.data(),
-                                                    static_cast<int32_t>(list.size()), out.data() + offset, nullptr});
+      items[static_cast<std::size_t>(l)].push_back({q.data() + offset, {}, &run, 1, out.data() + offset, nullptr});
     }
   }
   std::vector<char> workspace(attn_decode_workspace_bytes(desc, heads, tokens * heads));
   Random rng;
   const BenchRow bench_row{.op = "attn_decode", .variant = variant,
-      .shape = "spans 64, " + std::to_string(heads * group) + "/" + std::to_string(heads) + "/" +
+      .shape = "pages 64, " + std::to_string(heads * group) + "/" + std::to_string(heads) + "/" +
                std::to_string(dim) + (dtype == DType::bf16 ? " bf16" : " f32"),
       .tokens = tokens, .layers = layers, .working_set_bytes = layers * layer_bytes,
       .bytes = static_cast<double>(layer_bytes)};
@@ -486,10 +417,10 @@ void bench_slots(const char* variant, int32_t selected, int32_t slots) {
 void bench() {
   const int64_t tokens = bench_small() ? 1024 : 131072;
   for_each_bench_target([&](const char* variant) {
-    bench_spans(variant, 8, 4, 128, DType::bf16, tokens);
-    bench_spans(variant, 8, 1, 128, DType::bf16, tokens);
-    bench_spans(variant, 8, 8, 128, DType::bf16, tokens);
-    bench_spans(variant, 8, 4, 64, DType::f32, tokens);
+    bench_pages(variant, 8, 4, 128, DType::bf16, tokens);
+    bench_pages(variant, 8, 1, 128, DType::bf16, tokens);
+    bench_pages(variant, 8, 8, 128, DType::bf16, tokens);
+    bench_pages(variant, 8, 4, 64, DType::f32, tokens);
     bench_slots(variant, 256, bench_small() ? 300 : 1024);
   });
 }

@@ -67,14 +67,15 @@ std::unique_ptr<Case> make_case(Random& rng, const BlockFormat& format, int32_t 
   c->slots = std::make_unique<Buffer<int32_t>>(n);
   std::vector<int32_t> order(static_cast<std::size_t>(n_slots));
   for (int32_t i = 0; i < n_slots; ++i) order[static_cast<std::size_t>(i)] = i;
-  for (int32_t i = n_slots - 1; i > 0; --i) std::swap(order[i], order[rng.integer(0, i)]);
+  const bool in_order = rng.chance(0.25);
+  for (int32_t i = n_slots - 1; i > 0 && !in_order; --i) std::swap(order[i], order[rng.integer(0, i)]);
   std::copy_n(order.begin(), n, c->slots->data());
   for (int32_t& id : c->chunks->span()) id = static_cast<int32_t>(rng.integer(0, n_chunks - 1));
   c->n[0] = n;
   if (format.codec != BlockCodec::raw && rng.chance(0.5)) c->weights = random_weights(rng, format.width);
   const auto n_pages = static_cast<int32_t>(c->page_list.size());
   c->item = {{c->page_list.data(), per_page * block_bytes, per_page, static_cast<int32_t>(block_bytes), n_pages},
-             c->slots_data->data(), c->chunks->data(), c->slots->data(), c->n.data(),
+             c->slots_data->data(), c->chunks->data(), in_order ? nullptr : c->slots->data(), c->n.data(),
              n + static_cast<int32_t>(rng.integer(0, 2)), c->weights ? c->weights->data() : nullptr};
   return c;
 }

@@ -83,15 +83,16 @@ struct Head {
     }
     std::vector<int32_t> all_slots(static_cast<std::size_t>(n_slots));
     std::iota(all_slots.begin(), all_slots.end(), 0);
+    const bool in_order = rng.chance(0.25);
     for (int32_t i = 0; i < n_; ++i) {
       chunks.push_back(static_cast<int32_t>(rng.integer(0, n_chunks - 1)));
-      std::swap(all_slots[i], all_slots[static_cast<std::size_t>(rng.integer(i, n_slots - 1))]);
+      if (!in_order) std::swap(all_slots[i], all_slots[static_cast<std::size_t>(rng.integer(i, n_slots - 1))]);
       slots.push_back(all_slots[i]);
     }
     region = std::make_unique<Buffer<unsigned char>>(n_slots * slot_bytes(desc));
     item = {{page_pointers.data(), 64, rows_per_page, static_cast<int32_t>(row),
              static_cast<int32_t>(page_pointers.size())},
-            segments.data(), n_segments, chunks.data(), slots.data(), n.data(),
+            segments.data(), n_segments, chunks.data(), in_order ? nullptr : slots.data(), n.data(),
             n_ + static_cast<int32_t>(rng.integer(0, 20)), region->data()};
   }
   static int64_t slot_bytes(const KeyRebuildDesc& desc) {

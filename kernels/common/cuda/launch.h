@@ -39,6 +39,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_byte
   std::apply(
       [&](auto&... value) {
         void* const addresses[] = {static_cast<void*>(&value)...};
+        static constexpr std::size_t kBytes[] = {sizeof(value)...};
         Launch launch;
         launch.kernel = reinterpret_cast<const void*>(kernel);
 #if !defined(__CUDACC__)
@@ -47,7 +48,9 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t shared_byte
         launch.grid = grid;
         launch.block = block;
         launch.shared_bytes = shared_bytes;
+        launch.n_args = static_cast<int>(sizeof...(P));
         launch.args = addresses;
+        launch.arg_bytes = kBytes;
         stream.launch(launch);
       },
       values);

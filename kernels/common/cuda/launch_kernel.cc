@@ -36,15 +36,42 @@ cudaError_t allow_large_shared(const void* kernel) {
   return cudaSuccess;
 }
 
+cudaError_t allow_shared(const Launch& launch) {
+  return launch.shared_bytes > kPlainSharedBytes ? allow_large_shared(launch.kernel) : cudaSuccess;
+}
+
+cudaKernelNodeParams node_params(const Launch& launch) {
+  cudaKernelNodeParams params{};
+  params.func = const_cast<void*>(launch.kernel);
+  params.gridDim = launch.grid;
+  params.blockDim = launch.block;
+  params.sharedMemBytes = static_cast<unsigned>(launch.shared_bytes);
+  params.kernelParams = const_cast<void**>(launch.args);
+  return params;
+}
+
 }  // namespace
 
 cudaError_t launch_kernel(const Launch& launch, cudaStream_t stream) {
-  if (launch.shared_bytes > kPlainSharedBytes) {
-    const cudaError_t error = allow_large_shared(launch.kernel);
-    if (error != cudaSuccess) return error;
-  }
+  const cudaError_t error = allow_shared(launch);
+  if (error != cudaSuccess) return error;
   return cudaLaunchKernel(launch.kernel, launch.grid, launch.block, const_cast<void**>(launch.args),
                           launch.shared_bytes, stream);
+}
+
+cudaError_t add_kernel_node(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, std::size_t n_after,
+                            const Launch& launch) {
+  const cudaError_t error = allow_shared(launch);
+  if (error != cudaSuccess) return error;
+  const cudaKernelNodeParams params = node_params(launch);
+  return cudaGraphAddKernelNode(node, graph, after, n_after, &params);
+}
+
+cudaError_t set_kernel_node(cudaGraphExec_t graph, cudaGraphNode_t node, const Launch& launch) {
+  const cudaError_t error = allow_shared(launch);
+  if (error != cudaSuccess) return error;
+  const cudaKernelNodeParams params = node_params(launch);
+  return cudaGraphExecKernelNodeSetParams(graph, node, &params);
 }
 
 }  // namespace skv::cuda

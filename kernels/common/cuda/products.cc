@@ -231,7 +231,7 @@ Products* products_of(Stream& stream, const char* what) {
 
 }  // namespace
 
-void matrix_product(Stream& stream, const MatrixProduct& p) {
+void run_product(Stream& stream, const MatrixProduct& p) {
   Products* products = products_of(stream, "matrix product");
   if (products == nullptr || p.m <= 0 || p.n <= 0 || p.k <= 0) return;
   const cudaDataType_t in = p.type == DType::f32 ? CUDA_R_32F : p.type == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;

@@ -26,8 +26,10 @@ struct MatrixProduct {
   int64_t ldc = 0;
   float alpha = 1.0f;
   float beta = 0.0f;
+  bool operator==(const MatrixProduct&) const = default;
 };
-void matrix_product(Stream& stream, const MatrixProduct& product);
+void matrix_product(Stream& stream, const MatrixProduct& product);  // kept where the stream keeps launches
+void run_product(Stream& stream, const MatrixProduct& product);     // queued now
 
 // The same in double, C = op(A) op(B): for factorisations.
 struct DoubleProduct {

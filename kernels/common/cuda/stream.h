@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,7 +25,10 @@
 
 namespace skv::cuda {
 
-class Products;  // products.h
+struct MatrixProduct;  // products.h
+class Products;
+class Record;  // record.h
+class Graphs;  // graphs.h
 
 // A kernel with its shape and its arguments by address.
 struct Launch {
@@ -33,11 +37,17 @@ struct Launch {
   dim3 grid;
   dim3 block;
   std::size_t shared_bytes = 0;
+  int n_args = 0;
   void* const* args = nullptr;
+  const std::size_t* arg_bytes = nullptr;
 };
 
-// Device: cudaLaunchKernel. Test harness: runs the kernel here and now.
+// On a device these are the runtime's calls of like names (launch_kernel.cc); the test harness has its own. Arguments are
+// copied before they return. A node runs after the n_after nodes in `after`.
 cudaError_t launch_kernel(const Launch& launch, cudaStream_t stream);
+cudaError_t add_kernel_node(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after, std::size_t n_after,
+                            const Launch& launch);
+cudaError_t set_kernel_node(cudaGraphExec_t graph, cudaGraphNode_t node, const Launch& launch);
 
 // n elements that the host writes now and the device reads once launched.
 template <class T>
@@ -66,7 +76,7 @@ struct StagingMemory {
 class Stream {
  public:
   // The memory outlives the stream object; products may be null where no op of it is used.
-  Stream(cudaStream_t stream, const StagingMemory& memory, Products* products);
+  Stream(cudaStream_t stream, const StagingMemory& memory, Products* products, bool graphs = true);
   ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -75,15 +85,28 @@ class Stream {
   void copy(void* to, const void* from, int64_t bytes);
   void fill(void* to, uint8_t byte, int64_t bytes);
   void upload(void* to, const void* host, int64_t bytes);
-  void download(void* host, const void* from, int64_t bytes);
-  void wait();
+  void download(void* host, const void* from, int64_t bytes);  // waits for what is not aside
+  void wait();                                                 // for all
+  void drain() noexcept;                                       // likewise, whatever has failed
+
+  // Launches and matrix products between the two are kept and handed over together: their lists in one copy, and they as a
+  // CUDA graph where they come again (graphs.h). Everything else hands over first what is kept.
+  void begin_record();
+  void end_record();
+  bool keeps(const MatrixProduct& product);  // false: it is to be queued now
+
+  // What is queued between begin_aside() and end_aside() runs beside what comes after, until join(). No library calls.
+  void begin_aside();
+  void end_aside();
+  void join();
+  bool has_aside() const { return aside_pending_; }  // queued, and not joined
 
   // Space for lists, to be written until the next launch; 64-byte aligned. Null after a failure, or where what is staged
   // for one launch outgrows a quarter of the memory (a failure).
   void* stage(int64_t bytes);
   const void* device_address(const void* staged) const;
 
-  cudaStream_t handle() const { return stream_; }
+  cudaStream_t handle();  // for calls of libraries, after all that is kept
   Products* products() const { return products_; }
   bool ok() const { return failure_.empty(); }
   const char* failure() const { return failure_.c_str(); }
@@ -92,28 +115,49 @@ class Stream {
 
  private:
   static constexpr int kParts = 4;
+  // Staged bytes, by their places.
+  struct Ranges {
+    struct Range {
+      int64_t from, to;
+    } at[kParts];
+    int n = 0;
+    int64_t bytes = 0;
+    void add(int64_t from, int64_t to);
+  };
   int64_t part_bytes() const { return memory_.bytes / kParts; }
-  bool next_part();
-  void flush();  // staged bytes to the device
+  bool enter_part(int part);
+  void send(Ranges* ranges, cudaStream_t stream);  // to the device
+  void submit();                                   // what is kept
+  void play(const Record& record);
+  void synchronize();
+  bool make_aside();
+  void fork();
+  void wait_for_aside();
+  void join_aside();
+  bool is_aside() const { return current_ != stream_; }
 
   cudaStream_t stream_;
+  cudaStream_t aside_ = nullptr;
+  cudaStream_t current_;  // of the two
+  bool aside_pending_ = false;
+  cudaEvent_t aside_begun_ = nullptr, aside_done_ = nullptr;
+
   StagingMemory memory_;
   Products* products_;
   cudaEvent_t entered_[kParts] = {};  // recorded when a part was begun
   int part_ = 0;
-  int64_t used_ = 0;     // of the whole memory; within the part
-  int64_t flushed_ = 0;
-  // Staged in parts that were left since the last flush: the host may still write there.
-  struct Range {
-    int64_t from, to;
-  };
-  Range left_[kParts] = {};
-  int n_left_ = 0;
-  int64_t unflushed_ = 0;  // bytes
+  int64_t used_ = 0;       // of the whole memory; within the part
+  bool unused_ = true;     // nothing was staged since all was waited for
+  Ranges staged_, kept_;   // for the next launch; for what is recorded
+
+  bool recording_ = false, playing_ = false;
+  bool graphs_wanted_;
+  std::unique_ptr<Record> record_, spare_;
+  std::unique_ptr<Graphs> graphs_;
   std::string failure_;
 };
 
-// The lists of one op call. Arrays that several items share are copied once.
+// The lists of one op call. Arrays that neighbouring items share are copied once.
 class Lists {
  public:
   explicit Lists(Stream& stream) : stream_(stream) {}

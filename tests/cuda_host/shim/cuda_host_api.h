@@ -1,5 +1,6 @@
 // The part of the runtime API that is used here, over a fake device: its memory is the host's (registered, filled
-// with 0xff, guarded), its streams run at once. Faults are planted through cuda_host.h.
+// with 0xff, guarded), its streams run as late as the rules allow (fake_streams.h). Faults are planted through
+// cuda_host.h.
 #pragma once
 
 #include <cstddef>
@@ -16,9 +17,14 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorInvalidResourceHandle = 400,
+  cudaErrorIllegalState = 401,
   cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureIsolation = 905,
+  cudaErrorStreamCaptureImplicit = 906,
   cudaErrorUnknown = 999,
 };
 
@@ -40,6 +46,10 @@ enum cudaDeviceAttr {
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize = 8,
   cudaFuncAttributePreferredSharedMemoryCarveout = 9,
+};
+
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeRelaxed = 2,  // the others are not simulated
 };
 
 inline constexpr unsigned cudaStreamDefault = 0;
@@ -77,6 +87,9 @@ struct cudaDeviceProp {
 
 typedef struct SkvHostStream* cudaStream_t;
 typedef struct SkvHostEvent* cudaEvent_t;
+typedef struct SkvHostGraph* cudaGraph_t;
+typedef struct SkvHostGraphNode* cudaGraphNode_t;
+typedef struct SkvHostGraphExec* cudaGraphExec_t;
 
 extern "C" {
 const char* cudaGetErrorString(cudaError_t error);
@@ -122,6 +135,16 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventQuery(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to);
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphCreate(cudaGraph_t* graph, unsigned flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph, const cudaGraphNode_t* after,
+                                       std::size_t n_after, cudaGraph_t child);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags = 0);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 }
 
 template <class T>
