@@ -9,6 +9,11 @@ namespace skv::kernels {
 
 class HostOps : public Ops {
  public:
+  void begin_record() const final {}
+  void end_record() const final {}
+  void begin_aside() const final {}
+  void end_aside() const final {}
+  void join() const final {}
   void copy(void* to, const void* from, int64_t bytes) const final { move(to, from, bytes); }
   void fill(void* to, uint8_t byte, int64_t bytes) const final {
     if (bytes > 0) std::memset(to, byte, static_cast<std::size_t>(bytes));

@@ -82,13 +82,13 @@ class Ops {
 
   // What is called between the two may be kept back and handed to the device together: by end_record() at the latest, or
   // when something waits. No memory that it uses may be given back before.
-  virtual void begin_record() const {}
-  virtual void end_record() const {}
+  virtual void begin_record() const = 0;
+  virtual void end_record() const = 0;
   // What is called between begin_aside() and end_aside() may run beside all that follows, until join() or wait(). Neither
   // may write what the other touches. No products or factorisations.
-  virtual void begin_aside() const {}
-  virtual void end_aside() const {}
-  virtual void join() const {}
+  virtual void begin_aside() const = 0;
+  virtual void end_aside() const = 0;
+  virtual void join() const = 0;
 
   // Data to data.
   virtual void copy(void* to, const void* from, int64_t bytes) const = 0;

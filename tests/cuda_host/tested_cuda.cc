@@ -111,6 +111,11 @@ class CheckedOps final : public Ops {
 #undef SKV_OP_METHOD
 #undef SKV_OP_ARGUMENTS
 
+  void begin_record() const override {}
+  void end_record() const override {}
+  void begin_aside() const override {}
+  void end_aside() const override {}
+  void join() const override {}
   void copy(void* to, const void* from, int64_t bytes) const override {
     checked<void>("copy", [&](const Ops& ops) { ops.copy(to, from, bytes); });
   }

@@ -55,6 +55,11 @@ class WaitingOps final : public Ops {
   SKV_KERNEL_OPS(SKV_OP_METHOD)
 #undef SKV_OP_METHOD
 
+  void begin_record() const override {}
+  void end_record() const override {}
+  void begin_aside() const override {}
+  void end_aside() const override {}
+  void join() const override {}
   void copy(void* to, const void* from, int64_t bytes) const override { run([&] { ops().copy(to, from, bytes); }); }
   void fill(void* to, uint8_t byte, int64_t bytes) const override { run([&] { ops().fill(to, byte, bytes); }); }
   void upload(void* to, const void* host, int64_t bytes) const override { run([&] { ops().upload(to, host, bytes); }); }

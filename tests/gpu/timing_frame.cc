@@ -76,28 +76,30 @@ double Gpu::seconds(const std::function<void(int64_t)>& call) {
   return samples[kSamples / 2];
 }
 
-Report::Report(int argc, char** argv) {
+Report::Report(int argc, char** argv, std::string device) : device_(std::move(device)) {
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--out") == 0) out_ = argv[i + 1];
     if (std::strcmp(argv[i], "--have") != 0) continue;
     std::ifstream file(argv[i + 1]);
     for (std::string line; std::getline(file, line);) {
       const auto row = nlohmann::json::parse(line, nullptr, false);
-      if (row.is_object() && row.contains("op")) have_[key_of(row["op"], row["shape"])] = row["seconds"];
+      if (!row.is_object() || !row.contains("op") || row.value("device", "") != device_) continue;
+      have_[key_of(row["op"], row["shape"])] = {row["seconds"].get<double>(), row.value("note", "")};
     }
   }
 }
 
-double Report::measure(Row row, const std::function<double()>& seconds) {
+double Report::measure(const Row& row, const std::function<Measured()>& measure) {
   const auto known = have_.find(key_of(row.op, row.shape));
-  row.seconds = known != have_.end() ? known->second : seconds();
-  rows_.push_back(row);
-  const nlohmann::json json = {{"op", row.op},       {"shape", row.shape}, {"seconds", row.seconds},
-                               {"bytes", row.bytes}, {"flops", row.flops}, {"over_link", row.over_link}};
+  const Measured measured = known != have_.end() ? known->second : measure();
+  rows_.emplace_back(row, measured);
+  const nlohmann::json json = {{"op", row.op},         {"shape", row.shape}, {"seconds", measured.seconds},
+                               {"bytes", row.bytes},   {"flops", row.flops}, {"over_link", row.over_link},
+                               {"note", measured.note}, {"device", device_}};
   std::printf("%s\n", json.dump().c_str());
   std::fflush(stdout);
   if (!out_.empty() && known == have_.end()) std::ofstream(out_, std::ios::app) << json.dump() << '\n';
-  return row.seconds;
+  return measured.seconds;
 }
 
 double Report::floor_seconds(const Row& row) const {
@@ -105,12 +107,27 @@ double Report::floor_seconds(const Row& row) const {
   return std::max(rate > 0 ? row.bytes / rate : 0, flops_ > 0 ? row.flops / flops_ : 0);
 }
 
-void Report::table() const {
-  std::printf("\n| op | shape | us | GB/s | TFLOP/s | floor / time |\n| --- | --- | ---: | ---: | ---: | ---: |\n");
-  for (const Row& row : rows_) {
-    std::printf("| %s | %s | %.1f | %.0f | %.1f | %.2f |\n", row.op.c_str(), row.shape.c_str(), row.seconds * 1e6,
-                row.bytes / row.seconds * 1e-9, row.flops / row.seconds * 1e-12, floor_seconds(row) / row.seconds);
+// Columns that a row has nothing for stay empty.
+void Report::print(const Row& row, const Measured& measured) const {
+  const double seconds = measured.seconds;
+  const auto cell = [](const char* format, double value) {
+    char text[32] = "";
+    if (value > 0) std::snprintf(text, sizeof text, format, value);
+    return std::string(text);
+  };
+  if (seconds > 0) {
+    std::printf("| %s | %s | %.1f | %s | %s | %s | %s |\n", row.op.c_str(), row.shape.c_str(), seconds * 1e6,
+                cell("%.0f", row.bytes / seconds * 1e-9).c_str(), cell("%.1f", row.flops / seconds * 1e-12).c_str(),
+                cell("%.2f", floor_seconds(row) / seconds).c_str(), measured.note.c_str());
+  } else {
+    std::printf("| %s | %s | does not fit | | | | %s |\n", row.op.c_str(), row.shape.c_str(), measured.note.c_str());
   }
+}
+
+void Report::table() const {
+  std::printf("\n| op | shape | us | GB/s | TFLOP/s | floor / time | |\n");
+  std::printf("| --- | --- | ---: | ---: | ---: | ---: | --- |\n");
+  for (const auto& [row, measured] : rows_) print(row, measured);
 }
 
 }  // namespace skv::gpu

@@ -1,13 +1,14 @@
 // What the GPU timings share: the device, memory on it with random contents, timing of queued calls, rows of results.
 //
-// A row is printed as JSON when it is measured and appended to --out FILE; rows whose key stands in --have FILE are not
-// measured again, so that a stage that was stopped goes on where it was. The table comes last.
+// A row is printed as JSON when it is measured and appended to --out FILE; rows of the same device that stand in
+// --have FILE are not measured again, so that a stage that was stopped goes on where it was. The table comes last.
 #pragma once
 
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "lib/base/memory.h"
@@ -45,25 +46,31 @@ class Gpu {
 
 struct Row {
   std::string op, shape;
-  double seconds = 0;
-  double bytes = 0;     // of the floor, through device memory or the host link
+  double bytes = 0;  // of the floor, through device memory or the host link
   double flops = 0;
   bool over_link = false;
 };
 
+struct Measured {
+  Measured(double s = 0, std::string text = "") : seconds(s), note(std::move(text)) {}
+  double seconds;    // 0: it does not fit
+  std::string note;  // on one line
+};
+
 class Report {
  public:
-  Report(int argc, char** argv);  // --out FILE, --have FILE
-  // Measures and prints the row, or takes its time from what is there already; returns its seconds.
-  double measure(Row row, const std::function<double()>& seconds);
+  Report(int argc, char** argv, std::string device);  // --out FILE, --have FILE
+  // Measures and prints the row, or takes what is there already; returns its seconds.
+  double measure(const Row& row, const std::function<Measured()>& measure);
   void set_ceilings(double copy, double link, double flops) { copy_ = copy, link_ = link, flops_ = flops; }
   void table() const;
 
  private:
   double floor_seconds(const Row& row) const;
-  std::string out_;
-  std::map<std::string, double> have_;  // key to seconds
-  std::vector<Row> rows_;
+  void print(const Row& row, const Measured& measured) const;
+  std::string out_, device_;
+  std::map<std::string, Measured> have_;
+  std::vector<std::pair<Row, Measured>> rows_;
   double copy_ = 0, link_ = 0, flops_ = 0;
 };
 
