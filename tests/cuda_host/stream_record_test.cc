@@ -171,6 +171,31 @@ TEST_F(StreamRecord, has_products_among_its_launches) {
   cudaFree(matrix);
 }
 
+TEST_F(StreamRecord, is_handed_over_in_pieces_where_it_is_long) {
+  float* matrix = nullptr;
+  cudaMalloc(reinterpret_cast<void**>(&matrix), 8);
+  cuda::MatrixProduct product;
+  product.type = DType::f32;
+  product.m = product.n = product.k = product.lda = product.ldb = product.ldc = 1;
+  product.a = product.b = matrix;
+  product.c = matrix + 1;
+  for (int32_t round = 0; round < 3; ++round) {
+    const int64_t graphs = graph_launches(), launches = cuda_host::usage().launches;
+    stream_->upload(out_, &round, 4);
+    stream_->begin_record();
+    for (int32_t layer = 0; layer < 50; ++layer) {
+      for (int64_t i = 0; i < 9; ++i) copy_lists(*stream_, out_ + i, 1, nullptr, 0, out_ + i + 1);
+      product.alpha = static_cast<float>(layer);  // as other layers have other weights
+      cuda::matrix_product(*stream_, product);
+    }
+    EXPECT_GT(cuda_host::usage().launches, launches) << "before its end";
+    stream_->end_record();
+    EXPECT_EQ(graph_launches() - graphs, round == 0 ? 0 : 4);
+    ASSERT_EQ(read(10), std::vector<int32_t>(10, round));
+  }
+  cudaFree(matrix);
+}
+
 TEST_F(StreamRecord, forgets_the_graphs_that_were_not_used_for_longest) {
   const int64_t alive = cuda_host::usage().graphs;
   const auto run = [&](int32_t n_launches) {
@@ -178,10 +203,10 @@ TEST_F(StreamRecord, forgets_the_graphs_that_were_not_used_for_longest) {
     for (int32_t i = 0; i < n_launches; ++i) copy_lists(*stream_, out_, 3, nullptr, 0, out_ + 8);
     stream_->end_record();
   };
-  for (int32_t n = 10; n < 40; ++n) run(n), run(n);
-  EXPECT_LE(cuda_host::usage().graphs, alive + 2 * 16);
+  for (int32_t n = 10; n < 160; ++n) run(n), run(n);
+  EXPECT_LE(cuda_host::usage().graphs, alive + 2 * 128);
   const int64_t before = graph_launches();
-  run(39);
+  run(159);
   EXPECT_EQ(graph_launches(), before + 1) << "a late one is still known";
   run(10);
   EXPECT_EQ(graph_launches(), before + 1) << "the first is not";

@@ -182,9 +182,9 @@ void Workload::run_layers(const std::vector<kv::DecodeRow>& rows, const std::vec
     item.token = buffers_.tokens + i;
     samples.push_back(item);
   }
-  gpu_.ops().upload(b.ids, buffers_.host_ids, n * 4);
   {
     const kernels::Recording recording(gpu_.ops());
+    gpu_.ops().upload(b.ids, buffers_.host_ids, n * 4);
     forward.embed(b.ids, n, buffers_.x);
     for (int32_t layer = 0; layer < llama_.config().layers; ++layer) {
       forward.qkv(layer, buffers_.x, n, ranges, b.q, b.k, b.v, b.forward);

@@ -7,7 +7,7 @@ namespace skv::cuda {
 
 namespace {
 
-constexpr std::size_t kMostKnown = 16;     // batch sizes that take turns; their graphs hold memory of the device
+constexpr std::size_t kMostKnown = 128;    // some pieces of a step for each batch size; their graphs hold device memory
 constexpr std::size_t kLeastLaunches = 8;  // fewer are not worth a graph
 
 // A product as a graph of its own: what the library queues for it.

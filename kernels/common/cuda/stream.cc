@@ -14,6 +14,9 @@ namespace {
 
 constexpr int64_t kStageAlign = 64;
 constexpr std::size_t kLookBack = 64;  // lists
+// Of a long record: the device has begun while the host makes the rest. Pieces end at products, so at the same places each
+// time, and with nothing aside.
+constexpr std::size_t kPiece = 128;
 
 int64_t rounded(int64_t bytes) { return (bytes + kStageAlign - 1) / kStageAlign * kStageAlign; }
 
@@ -119,6 +122,7 @@ void Stream::launch(const Launch& launch) {
 bool Stream::keeps(const MatrixProduct& product) {
   if (!recording_ || is_aside()) return false;
   if (ok()) record_->add(product);
+  if (record_->size() >= kPiece) submit();
   return true;
 }
 

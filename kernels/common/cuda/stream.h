@@ -89,8 +89,8 @@ class Stream {
   void wait();                                                 // for all
   void drain() noexcept;                                       // likewise, whatever has failed
 
-  // Launches and matrix products between the two are kept and handed over together: their lists in one copy, and they as a
-  // CUDA graph where they come again (graphs.h). Everything else hands over first what is kept.
+  // Launches and matrix products between the two are kept and handed over together, in large pieces: their lists in one
+  // copy, and they as a CUDA graph where they come again (graphs.h). Everything else hands over first what is kept.
   void begin_record();
   void end_record();
   bool keeps(const MatrixProduct& product);  // false: it is to be queued now
