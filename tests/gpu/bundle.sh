@@ -24,7 +24,7 @@ git rev-parse --short HEAD > "$out/commit"
 # Small libraries of this system that the other may not have. The C and C++ run times, and NVIDIA's, are its own.
 for program in "${programs[@]}"; do ldd "$out/$program"; done |
   awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-  grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libgomp|libcu[a-zA-Z]*)\.so' |
+  grep -Ev '/(libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libgomp|libcu[a-zA-Z]*|libnv[a-zA-Z]*)\.so' |
   while read -r library; do cp "$library" "$out"; done
 strip --strip-unneeded "$out"/*.so* "${programs[@]/#/$out/}"
 
