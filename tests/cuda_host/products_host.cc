@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/common/cuda/products.h"
+#include "kernels/common/cuda/stream.h"
 #include "kernels/subspace_basis/symmetric_eigen.h"
 #include "tests/cuda_host/fake_streams.h"
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/common/cuda/stream.h"
+
 namespace skv::cuda {
 
 namespace {

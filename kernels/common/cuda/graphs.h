@@ -16,6 +16,8 @@
 
 namespace skv::cuda {
 
+class Stream;
+
 // A device cannot be waited for while one of its streams captures (graphs do, for a moment, when they are made): held by
 // who does the one or the other.
 std::mutex& capture_mutex();

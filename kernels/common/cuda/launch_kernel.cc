@@ -7,7 +7,7 @@
 #include <set>
 #include <utility>
 
-#include "kernels/common/cuda/stream.h"
+#include "kernels/common/cuda/kernel.h"
 
 namespace skv::cuda {
 

@@ -11,6 +11,8 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/common/cuda/stream.h"
+
 namespace skv::cuda {
 namespace {
 

@@ -2,12 +2,16 @@
 // that execute kernels have plain versions (the test harness).
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
-#include "kernels/common/cuda/stream.h"
 #include "kernels/common/dtype.h"
 
 namespace skv::cuda {
+
+class Stream;    // stream.h
+class Products;  // library handles and their workspaces; one a stream
 
 // Row-major C = alpha op(A) op(B) + beta C; op(A) is [m, k], op(B) [k, n], C [m, n] f32. The algorithm is chosen from
 // (type, n, k, whether m is above 64, transposes, whether all pointers and strides are multiples of 16 bytes) alone,
@@ -49,7 +53,7 @@ void double_product(Stream& stream, const DoubleProduct& product);
 // vector of w[i]). False where it did not converge or the stream failed; waits for the answer.
 bool symmetric_eigen(Stream& stream, double* a, int32_t n, double* w);
 
-// Library handles and their workspaces; one a stream. Null where they could not be made.
+// Null where they could not be made.
 Products* make_products(cudaStream_t stream);
 void free_products(Products* products);
 // Device memory that they hold; symmetric_eigen takes about 32 n^2 bytes more for the largest n it has seen.

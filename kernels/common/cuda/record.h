@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <vector>
 
+#include "kernels/common/cuda/kernel.h"
 #include "kernels/common/cuda/products.h"
-#include "kernels/common/cuda/stream.h"
 
 namespace skv::cuda {
 
