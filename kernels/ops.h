@@ -95,7 +95,7 @@ class Ops {
   virtual void fill(void* to, uint8_t byte, int64_t bytes) const = 0;
   // The host's bytes may change as soon as the call returns.
   virtual void upload(void* to, const void* host, int64_t bytes) const = 0;
-  // Waits for all before it that is not aside: the bytes are there when the call returns, unless the device failed.
+  // Waits for all before it that is not aside: the bytes are there when the call returns, or zeros if the device has failed.
   virtual void download(void* host, const void* from, int64_t bytes) const = 0;
   virtual void wait() const = 0;
   // Not empty once the device has failed, for good: what has been computed since is worthless.

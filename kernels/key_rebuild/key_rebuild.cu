@@ -462,7 +462,8 @@ void launch_tiles(cuda::Stream& stream, const KeyRebuildDesc& desc, const cuda::
     const int chunks = Plan(threads, desc.head_dim, kCoded).rows / desc.chunk;
     return (int64_t{max_n} + chunks - 1) / chunks;
   };
-  const int threads = tiles(kThreads / 2) * items.size() >= kManyTiles ? kThreads : kThreads / 2;
+  const bool fits = static_cast<std::size_t>(Plan(kThreads, desc.head_dim, kCoded).bytes()) <= stream.most_shared_bytes();
+  const int threads = fits && tiles(kThreads / 2) * items.size() >= kManyTiles ? kThreads : kThreads / 2;
   const auto aligned = [](const float* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   const bool fours = desc.rope.rotary_dim % 8 == 0 && aligned(desc.rope.lo) && aligned(desc.rope.hi);
   cuda::launch(key_rebuild_kernel<kCoded, kPairs>,

@@ -63,7 +63,8 @@ void topk_select_cuda(cuda::Stream& stream, std::span<const TopkSelectItem> item
   cuda::Lists lists(stream);
   const auto list = lists.copy(items);
   if (!stream.ok()) return;
-  const int threads = most <= kFew ? kFewThreads : kManyThreads, cached = std::min(most, kMostCached);
+  const auto room = static_cast<int>(stream.most_shared_bytes() / 4) - cuda::kSelectBytes / 4;
+  const int threads = most <= kFew ? kFewThreads : kManyThreads, cached = std::min({most, kMostCached, room});
   cuda::launch(&select_rows, dim3(static_cast<unsigned>(items.size())), dim3(static_cast<unsigned>(threads)),
                static_cast<std::size_t>(cuda::kSelectBytes + 4 * cached), stream, list.device(), cached);
 }

@@ -58,6 +58,7 @@ class QueueOps final : public kernels::Ops {
   }
   void download(void* host, const void* from, int64_t bytes) const override {
     run([&] { ops_.download(host, from, bytes); });
+    if (!stream_.ok() && bytes > 0) std::memset(host, 0, static_cast<std::size_t>(bytes));
     if (!stream_.has_aside()) queue_.ended();
   }
   void wait() const override {
@@ -93,7 +94,8 @@ bool CudaBackend::enter() noexcept {
   if (*failure() != '\0') return false;
   const cudaError_t error = cudaSetDevice(index_);
   if (error == cudaSuccess) return true;
-  if (error != cudaErrorMemoryAllocation) lose(cudaGetErrorString(error));  // that: no room to begin to use it
+  const bool refused = error == cudaErrorMemoryAllocation || error == cudaErrorDevicesUnavailable;
+  if (!refused) lose(cudaGetErrorString(error));
   return false;
 }
 

@@ -40,6 +40,7 @@ struct Faults {
   int64_t copies_before_failure = -1;
   int64_t allocations_before_failure = -1;            // the one after fails, once: out of memory
   bool graphs_refused = false;                        // no executable graph can be made: out of memory
+  bool captures_refused = false;                      // every capture becomes invalid, as by a wait for the device
   int error = 700;                                    // cudaErrorIllegalAddress
   int driver_version = 13000;
   int compute_major = 9, compute_minor = 0;

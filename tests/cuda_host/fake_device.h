@@ -19,6 +19,7 @@ cudaError_t counted(int64_t Usage::*count, int64_t Faults::*before);
 void add(int64_t Usage::*count, int64_t n);
 
 std::size_t max_shared();  // a block's
+bool refuses_captures();
 bool refuses_graphs();
 
 }  // namespace skv::cuda_host

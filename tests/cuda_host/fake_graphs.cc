@@ -185,6 +185,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (capturing(stream)) return returned(cudaErrorIllegalState);
   if (state() != cudaSuccess) return returned(state());
   stream->capture = std::make_unique<SkvHostGraph>();
+  stream->invalidated = refuses_captures();
   return cudaSuccess;
 }
 

@@ -86,7 +86,14 @@ void add(int64_t Usage::*count, int64_t n) {
 
 std::size_t max_shared() {
   const std::lock_guard lock(mutex);
-  return faults.compute_major >= 9 ? kMaxShared : std::size_t{163} << 10;
+  const int major = faults.compute_major, minor = faults.compute_minor;
+  if ((major == 8 && minor != 0) || major == 12) return std::size_t{99} << 10;
+  return major >= 9 ? kMaxShared : std::size_t{163} << 10;
+}
+
+bool refuses_captures() {
+  const std::lock_guard lock(mutex);
+  return faults.captures_refused;
 }
 
 bool refuses_graphs() {
@@ -128,6 +135,7 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidDevicePointer: return "cudaErrorInvalidDevicePointer";
     case cudaErrorInsufficientDriver: return "cudaErrorInsufficientDriver";
+    case cudaErrorDevicesUnavailable: return "cudaErrorDevicesUnavailable";
     case cudaErrorNoDevice: return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorNoKernelImageForDevice: return "cudaErrorNoKernelImageForDevice";

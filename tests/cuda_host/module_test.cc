@@ -298,6 +298,20 @@ TEST_F(CudaModule, MemoryOfUnfinishedCallsIsNotHandedOutAgain) {
   EXPECT_EQ(buffer(SKV_TIER_FAST, 1000).data(), at);
 }
 
+// What is read then must not be taken for a count or an index that the device gave.
+TEST_F(CudaModule, ADownloadOfALostDeviceIsZeros) {
+  const auto queue = device_.make_queue(account_, kStaging);
+  Rows rows(account_, queue->ops());
+  const Buffer from = buffer(SKV_TIER_FAST, 16);
+  plant(0);
+  rows.fetch();
+  unsigned char host[16];
+  std::memset(host, 0xff, sizeof host);
+  queue->ops().download(host, from.data(), sizeof host);
+  for (const unsigned char byte : host) EXPECT_EQ(byte, 0);
+  EXPECT_STRNE(queue->ops().failure(), "");
+}
+
 // A device cannot be waited for while a product is captured for a graph.
 TEST_F(CudaModule, GraphsAreMadeWhileOthersWaitForTheDevice) {
   const auto queue = device_.make_queue(account_, kStaging);

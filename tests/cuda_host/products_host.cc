@@ -37,24 +37,19 @@ void multiply(const Product& p, const LoadA& load_a, const LoadB& load_b, const 
   }
 }
 
-bool usable(Stream& stream, int64_t m, int64_t n, int64_t k) {
-  if (stream.ok() && stream.products() == nullptr) stream.fail("matrix product", "the stream has no library handles");
-  return stream.ok() && m > 0 && n > 0 && k > 0;
-}
-
+// Null, or why not.
 template <class Run>
-void queue(Stream& stream, const Run& run) {
+const char* queue(Stream& stream, const Run& run) {
   using cuda_host::Work;
-  const cudaStream_t handle = stream.handle();
-  if (!stream.ok()) return;
-  stream.check(cuda_host::submit(handle, {Work::Kind::product, [run](uint64_t) { run(); }}), "matrix product");
+  if (stream.products() == nullptr) return "the stream has no library handles";
+  const cudaError_t error = cuda_host::submit(stream.handle(), {Work::Kind::product, [run](uint64_t) { run(); }});
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
 }  // namespace
 
-void run_product(Stream& stream, const MatrixProduct& p) {
-  if (!usable(stream, p.m, p.n, p.k)) return;
-  queue(stream, [p] {
+const char* run_product(Stream& stream, const MatrixProduct& p) {
+  return queue(stream, [p] {
     multiply(
         p, [&](int64_t i) { return double{load_f32(p.a, p.type, i)}; },
         [&](int64_t i) { return double{load_f32(p.b, p.type, i)}; },
@@ -65,16 +60,19 @@ void run_product(Stream& stream, const MatrixProduct& p) {
 }
 
 void double_product(Stream& stream, const DoubleProduct& p) {
-  if (!usable(stream, p.m, p.n, p.k)) return;
-  queue(stream, [p] {
+  stream.handle();
+  if (!stream.ok() || p.m <= 0 || p.n <= 0 || p.k <= 0) return;
+  const char* why = queue(stream, [p] {
     multiply(
         p, [&](int64_t i) { return p.a[i]; }, [&](int64_t i) { return p.b[i]; },
         [&](int64_t i, double sum) { p.c[i] = sum; });
   });
+  if (why != nullptr) stream.fail("matrix product", why);
 }
 
 bool symmetric_eigen(Stream& stream, double* a, int32_t n, double* w) {
-  if (!usable(stream, n, n, n)) return false;
+  if (stream.ok() && stream.products() == nullptr) stream.fail("eigenproblem", "the stream has no library handles");
+  if (!stream.ok() || n <= 0) return false;
   const cudaStream_t handle = stream.handle();
   if (!stream.check(cudaStreamSynchronize(handle), "eigenproblem")) return false;
   std::vector<double> work(static_cast<std::size_t>(kernels::symmetric_eigen_workspace_doubles(n)));

@@ -142,7 +142,14 @@ TEST_F(StreamRecord, keeps_the_order_of_all_other_calls) {
   }
 }
 
-TEST_F(StreamRecord, has_products_among_its_launches) {
+class StreamRecordProducts : public StreamRecord, public testing::WithParamInterface<bool> {};
+INSTANTIATE_TEST_SUITE_P(CapturesRefused, StreamRecordProducts, testing::Bool());
+
+// Where no product can be captured there is no graph, and nothing else is amiss.
+TEST_P(StreamRecordProducts, are_right) {
+  cuda_host::Faults faults;
+  faults.captures_refused = GetParam();
+  cuda_host::set_faults(faults);
   const int64_t before = graph_launches();
   float* matrix = nullptr;
   cudaMalloc(reinterpret_cast<void**>(&matrix), 64);
@@ -167,7 +174,8 @@ TEST_F(StreamRecord, has_products_among_its_launches) {
     stream_->download(&got, out_, 4);
     EXPECT_EQ(got, x[0] * x[0] + 29) << round;
   }
-  EXPECT_EQ(graph_launches(), before + 3);
+  EXPECT_EQ(graph_launches(), before + (GetParam() ? 0 : 3));
+  EXPECT_STREQ(stream_->failure(), "");
   cudaFree(matrix);
 }
 

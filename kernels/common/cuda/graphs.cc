@@ -18,8 +18,8 @@ bool capture_product(Stream& stream, const MatrixProduct& product, cudaGraph_t* 
   const std::lock_guard lock(capture_mutex());
   // Relaxed: other threads may go on allocating.
   if (cudaStreamBeginCapture(stream.handle(), cudaStreamCaptureModeRelaxed) != cudaSuccess) return false;
-  run_product(stream, product);
-  return cudaStreamEndCapture(stream.handle(), graph) == cudaSuccess && stream.ok();
+  const char* why = run_product(stream, product);
+  return cudaStreamEndCapture(stream.handle(), graph) == cudaSuccess && why == nullptr;
 }
 
 // The nodes that the next one comes after, as streams would have it.
@@ -58,8 +58,8 @@ bool add_product(Stream& stream, const MatrixProduct& product, cudaGraph_t graph
 
 }  // namespace
 
-std::mutex& capture_mutex() {
-  static std::mutex mutex;
+std::recursive_mutex& capture_mutex() {
+  static std::recursive_mutex mutex;
   return mutex;
 }
 
@@ -91,11 +91,10 @@ Graphs::Known* Graphs::find(const Record& record) {
   return nullptr;
 }
 
-void Graphs::remember(Stream& stream, const Record& record) {
+void Graphs::remember(const Record& record) {
   if (known_.size() == kMostKnown) {
     const auto oldest = std::min_element(known_.begin(), known_.end(),
                                          [](const auto& a, const auto& b) { return a->used < b->used; });
-    stream.drain();  // it may be running
     known_.erase(oldest);
   }
   auto known = std::make_unique<Known>();
@@ -142,7 +141,7 @@ bool Graphs::launch(Stream& stream, Record& record) {
   if (record.size() < kLeastLaunches) return false;
   Known* known = find(record);
   if (known == nullptr) {
-    remember(stream, record);
+    remember(record);
     return false;
   }
   known->used = ++clock_;

@@ -18,9 +18,9 @@ namespace skv::cuda {
 
 class Stream;
 
-// A device cannot be waited for while one of its streams captures (graphs do, for a moment, when they are made): held by
-// who does the one or the other.
-std::mutex& capture_mutex();
+// A device cannot be waited for while one of its streams captures (graphs do, for a moment, when they are made). Held by
+// who does the one or the other, and around calls of libraries that may wait for the device.
+std::recursive_mutex& capture_mutex();
 
 class Graphs {
  public:
@@ -36,7 +36,7 @@ class Graphs {
  private:
   struct Known;
   Known* find(const Record& record);
-  void remember(Stream& stream, const Record& record);
+  void remember(const Record& record);
   static bool build(Stream& stream, Known& known);
   static bool update(Known& known, const Record& last);
 

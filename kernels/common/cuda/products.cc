@@ -7,10 +7,12 @@
 #include <array>
 #include <cstddef>
 #include <map>
+#include <mutex>
 #include <new>
 #include <tuple>
 #include <vector>
 
+#include "kernels/common/cuda/graphs.h"
 #include "kernels/common/cuda/stream.h"
 
 namespace skv::cuda {
@@ -118,15 +120,16 @@ class Products {
   Products& operator=(const Products&) = delete;
 
   bool ready() const { return ready_; }
-  void multiply(Stream& stream, const Problem& p);
+  const char* multiply(Stream& stream, const Problem& p);  // null, or why not
   bool eigen(Stream& stream, double* a, int64_t n, double* w);
 
  private:
   using Key = std::tuple<int, int64_t, int64_t, bool, bool, bool, bool>;
   using Algorithms = std::vector<cublasLtMatmulAlgo_t>;
 
-  const Algorithms& algorithms(const Problem& p);
-  Algorithms choose(const Problem& p) const;
+  Algorithms algorithms(const Problem& p);
+  Algorithms choose(const Problem& shape, bool aligned) const;
+  cublasStatus_t run(Stream& stream, const Problem& p, Descriptors& d, const Algorithms& algorithms);
   bool grow_solver_workspace(Stream& stream, std::size_t device_bytes, std::size_t host_bytes);
 
   bool ready_ = false;
@@ -141,17 +144,18 @@ class Products {
   std::map<Key, Algorithms> known_;
 };
 
-// Best first. A second one serves only where the first refuses the true m and strides.
-Products::Algorithms Products::choose(const Problem& p) const {
+// Best first, none where the library finds none. A second one serves only where the first refuses the true m and strides.
+Products::Algorithms Products::choose(const Problem& p, bool aligned) const {
+  const std::lock_guard lock(capture_mutex());
   Algorithms chosen;
   Descriptors d;
   cublasLtMatmulPreferenceOpaque_t preference;
-  if (d.init(representative(p)) != CUBLAS_STATUS_SUCCESS ||
+  if (d.init(p) != CUBLAS_STATUS_SUCCESS ||
       cublasLtMatmulPreferenceInit(&preference) != CUBLAS_STATUS_SUCCESS) {
     return chosen;
   }
   const uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
-  const auto at_least = static_cast<uint32_t>(p.aligned() ? kVectorBytes : p.in_bytes());
+  const auto at_least = static_cast<uint32_t>(aligned ? kVectorBytes : p.in_bytes());
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     cublasLtMatmulPreferenceSetAttribute(&preference, attribute, &value, sizeof(value));
   };
@@ -171,24 +175,32 @@ Products::Algorithms Products::choose(const Problem& p) const {
   return chosen;
 }
 
-const Products::Algorithms& Products::algorithms(const Problem& p) {
+Products::Algorithms Products::algorithms(const Problem& p) {
   const Key key{p.in, p.n, p.k, p.few_rows(), p.transpose_a, p.transpose_b, p.aligned()};
   const auto it = known_.find(key);
-  return it != known_.end() ? it->second : known_.emplace(key, choose(p)).first->second;
+  if (it != known_.end()) return it->second;
+  Algorithms chosen = choose(representative(p), p.aligned());
+  if (!chosen.empty()) known_.emplace(key, chosen);  // else the library may do better next time
+  return chosen;
 }
 
-void Products::multiply(Stream& stream, const Problem& p) {
+cublasStatus_t Products::run(Stream& stream, const Problem& p, Descriptors& d, const Algorithms& algorithms) {
+  cublasStatus_t status = CUBLAS_STATUS_NOT_SUPPORTED;
+  for (const cublasLtMatmulAlgo_t& algorithm : algorithms) {
+    status = cublasLtMatmul(blas_, &d.op, p.alpha, p.b, &d.b, p.a, &d.a, p.beta, p.c, &d.c, p.c, &d.c, &algorithm,
+                            workspace_, kProductWorkspace, stream.handle());
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) break;
+  }
+  return status;
+}
+
+const char* Products::multiply(Stream& stream, const Problem& p) {
   Descriptors d;
   cublasStatus_t status = d.init(p);
-  if (status == CUBLAS_STATUS_SUCCESS) {
-    status = CUBLAS_STATUS_NOT_SUPPORTED;
-    for (const cublasLtMatmulAlgo_t& algorithm : algorithms(p)) {
-      status = cublasLtMatmul(blas_, &d.op, p.alpha, p.b, &d.b, p.a, &d.a, p.beta, p.c, &d.c, p.c, &d.c, &algorithm,
-                              workspace_, kProductWorkspace, stream.handle());
-      if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) break;
-    }
-  }
-  if (status != CUBLAS_STATUS_SUCCESS) stream.fail("matrix product", cublasLtGetStatusString(status));
+  if (status == CUBLAS_STATUS_SUCCESS) status = run(stream, p, d, algorithms(p));
+  // Rather an algorithm of this m alone than none.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED) status = run(stream, p, d, choose(p, p.aligned()));
+  return status == CUBLAS_STATUS_SUCCESS ? nullptr : cublasLtGetStatusString(status);
 }
 
 bool Products::grow_solver_workspace(Stream& stream, std::size_t device_bytes, std::size_t host_bytes) {
@@ -204,12 +216,15 @@ bool Products::grow_solver_workspace(Stream& stream, std::size_t device_bytes, s
 }
 
 bool Products::eigen(Stream& stream, double* a, int64_t n, double* w) {
+  stream.handle();  // what is kept comes first
+  if (!stream.ok()) return false;
   std::size_t device_bytes = 0, host_bytes = 0;
   cusolverStatus_t status =
       cusolverDnXsyevd_bufferSize(solver_, params_, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F,
                                   a, n, CUDA_R_64F, w, CUDA_R_64F, &device_bytes, &host_bytes);
   if (status == CUSOLVER_STATUS_SUCCESS) {
     if (!grow_solver_workspace(stream, device_bytes, host_bytes)) return false;
+    const std::lock_guard lock(capture_mutex());
     // Column-major eigenvectors are rows to us; the input is symmetric, so its layout does not matter.
     status = cusolverDnXsyevd(solver_, params_, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n, CUDA_R_64F, a, n,
                               CUDA_R_64F, w, CUDA_R_64F, solver_workspace_, device_bytes, solver_host_.data(),
@@ -226,42 +241,47 @@ bool Products::eigen(Stream& stream, double* a, int64_t n, double* w) {
 
 namespace {
 
-Products* products_of(Stream& stream, const char* what) {
-  if (stream.ok() && stream.products() == nullptr) stream.fail(what, "the stream has no library handles");
-  return stream.ok() ? stream.products() : nullptr;
-}
+constexpr char kNoHandles[] = "the stream has no library handles";
 
 }  // namespace
 
-void run_product(Stream& stream, const MatrixProduct& p) {
-  Products* products = products_of(stream, "matrix product");
-  if (products == nullptr || p.m <= 0 || p.n <= 0 || p.k <= 0) return;
+const char* run_product(Stream& stream, const MatrixProduct& p) {
+  if (stream.products() == nullptr) return kNoHandles;
   const cudaDataType_t in = p.type == DType::f32 ? CUDA_R_32F : p.type == DType::bf16 ? CUDA_R_16BF : CUDA_R_16F;
-  products->multiply(stream, {in, CUDA_R_32F, CUBLAS_COMPUTE_32F, p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.a,
-                              p.lda, p.b, p.ldb, p.c, p.ldc, &p.alpha, &p.beta});
+  return stream.products()->multiply(stream, {in, CUDA_R_32F, CUBLAS_COMPUTE_32F, p.transpose_a, p.transpose_b, p.m,
+                                              p.n, p.k, p.a, p.lda, p.b, p.ldb, p.c, p.ldc, &p.alpha, &p.beta});
 }
 
 void double_product(Stream& stream, const DoubleProduct& p) {
-  Products* products = products_of(stream, "matrix product");
-  if (products == nullptr || p.m <= 0 || p.n <= 0 || p.k <= 0) return;
+  stream.handle();
+  if (!stream.ok() || p.m <= 0 || p.n <= 0 || p.k <= 0) return;
   const double alpha = 1.0, beta = 0.0;
-  products->multiply(stream, {CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F, p.transpose_a, p.transpose_b, p.m, p.n, p.k,
-                              p.a, p.lda, p.b, p.ldb, p.c, p.ldc, &alpha, &beta});
+  const char* why = kNoHandles;
+  if (Products* products = stream.products()) {
+    why = products->multiply(stream, {CUDA_R_64F, CUDA_R_64F, CUBLAS_COMPUTE_64F, p.transpose_a, p.transpose_b, p.m,
+                                      p.n, p.k, p.a, p.lda, p.b, p.ldb, p.c, p.ldc, &alpha, &beta});
+  }
+  if (why != nullptr) stream.fail("matrix product", why);
 }
 
 bool symmetric_eigen(Stream& stream, double* a, int32_t n, double* w) {
-  Products* products = products_of(stream, "eigenproblem");
-  return products != nullptr && n > 0 && products->eigen(stream, a, n, w);
+  if (stream.ok() && stream.products() == nullptr) stream.fail("eigenproblem", kNoHandles);
+  return stream.ok() && n > 0 && stream.products()->eigen(stream, a, n, w);
 }
 
+// Making and destroying handles may wait for the device.
 Products* make_products(cudaStream_t stream) {
+  const std::lock_guard lock(capture_mutex());
   Products* products = new (std::nothrow) Products(stream);
   if (products != nullptr && products->ready()) return products;
   delete products;
   return nullptr;
 }
 
-void free_products(Products* products) { delete products; }
+void free_products(Products* products) {
+  const std::lock_guard lock(capture_mutex());
+  delete products;
+}
 
 int64_t products_bytes() { return static_cast<int64_t>(kProductWorkspace); }
 

@@ -33,7 +33,8 @@ struct MatrixProduct {
   bool operator==(const MatrixProduct&) const = default;
 };
 void matrix_product(Stream& stream, const MatrixProduct& product);  // kept where the stream keeps launches
-void run_product(Stream& stream, const MatrixProduct& product);     // queued now
+// Queued now. Null, or why it is not; the stream is none the worse for that.
+const char* run_product(Stream& stream, const MatrixProduct& product);
 
 // The same in double, C = op(A) op(B): for factorisations.
 struct DoubleProduct {

@@ -66,6 +66,13 @@ cudaStream_t Stream::handle() {
   return stream_;
 }
 
+std::size_t Stream::most_shared_bytes() const {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess) return 0;
+  return static_cast<std::size_t>(bytes);
+}
+
 // Lists of one launch, and of all that is submitted together, may reach from one part into the next (not further: there
 // are at most part_bytes of them). So a part is free again once all that was launched before the part after the next was
 // begun is done.
@@ -161,12 +168,18 @@ void Stream::play(const Record& record) {
   for (std::size_t i = 0; i < record.size() && ok(); ++i) {
     switch (record.kind(i)) {
       case Kind::launch: check(launch_kernel(record.launch(i, &addresses), on), "kernel launch"); break;
-      case Kind::product: run_product(*this, record.product(i)); break;
+      case Kind::product: multiply(record.product(i)); break;
       case Kind::begin_aside: fork(), on = aside_; break;
       case Kind::end_aside: on = stream_; break;
       case Kind::join: join_aside(); break;
     }
   }
+}
+
+void Stream::multiply(const MatrixProduct& product) {
+  handle();
+  const char* why = ok() ? run_product(*this, product) : nullptr;
+  if (why != nullptr) fail("matrix product", why);
 }
 
 bool Stream::make_aside() {
@@ -281,7 +294,7 @@ const void* Lists::shared_bytes(const void* from, int64_t bytes) {
 
 void matrix_product(Stream& stream, const MatrixProduct& product) {
   const bool empty = product.m <= 0 || product.n <= 0 || product.k <= 0;
-  if (!empty && stream.ok() && !stream.keeps(product)) run_product(stream, product);
+  if (!empty && stream.ok() && !stream.keeps(product)) stream.multiply(product);
 }
 
 }  // namespace skv::cuda

@@ -89,6 +89,7 @@ class Stream {
   const void* device_address(const void* staged) const;
 
   cudaStream_t handle();  // for calls of libraries, after all that is kept
+  std::size_t most_shared_bytes() const;  // of a block on this device
   Products* products() const { return products_; }
   bool ok() const { return failure_.empty(); }
   const char* failure() const { return failure_.c_str(); }
@@ -111,6 +112,8 @@ class Stream {
   void send(Ranges* ranges, cudaStream_t stream);  // to the device
   void submit();                                   // what is kept
   void play(const Record& record);
+  void multiply(const MatrixProduct& product);
+  friend void matrix_product(Stream& stream, const MatrixProduct& product);
   void synchronize();
   bool make_aside();
   void fork();

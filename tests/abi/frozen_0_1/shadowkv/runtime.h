@@ -46,7 +46,8 @@ SKV_API skv_status skv_runtime_params_init(skv_runtime_params *params, uint32_t 
  * CUDA devices need libshadowkv_cuda.so of the same build, beside this library or in the library path, an NVIDIA
  * driver, and compute capability 8.0. What is missing is logged (SKV_LOG_INFO) and said where such a device is named;
  * it is no error here. The environment variable SHADOWKV_CUDA=0 turns the search off; SHADOWKV_CUDA_GRAPHS=0 makes
- * decode steps launch kernel by kernel instead of as CUDA graphs (the same results, slower; for profilers).
+ * decode steps launch kernel by kernel instead of as CUDA graphs (the same results, slower; for profilers). Calls on
+ * such a device may leave it the calling thread's current CUDA device.
  *
  * @param params        in, NULL for the defaults.
  * @param runtime_out   out, not NULL; owned by the caller, released by skv_runtime_destroy().
