@@ -30,12 +30,13 @@ constexpr int kPieceChunks = 16;  // 16 bytes of a row each
 constexpr int kStages = 2;        // pieces of a warp that are there or on their way
 constexpr float kLog2E = 1.44269504088896340736f;
 
-// An item's splits are consecutive: first those of its blocks, of kShortSplit rows, then those of its runs.
+// An item's splits are consecutive: first those of its runs, then those of its blocks, of kShortSplit rows, so that the
+// empty ones of a loose bound are last and change no bit.
 struct DeviceItem {
   const float* q;
   KvBlocks blocks;
   int32_t first_split;
-  int32_t block_splits;
+  int32_t run_splits;
   int32_t run_split;  // rows of a split of runs
   int32_t run_rows;
   int32_t first_run;
@@ -90,9 +91,9 @@ SKV_HD inline Room make_room(int chunks, int width, int heads, int split_room) {
 
 __device__ __forceinline__ Split find_split(const DeviceItem& item, int index) {
   const int split = index - item.first_split;
-  const bool of_runs = split >= item.block_splits;
+  const bool of_runs = split < item.run_splits;
   const int length = of_runs ? item.run_split : kShortSplit;
-  const int first = (of_runs ? split - item.block_splits : split) * length;
+  const int first = (of_runs ? split : split - item.run_splits) * length;
   const int64_t rows = of_runs ? item.run_rows : int64_t{*item.blocks.n_ids} * item.blocks.block_tokens;
   const int64_t left = rows - first;
   return {of_runs, first, left < length ? static_cast<int>(left) : length};
@@ -407,10 +408,12 @@ struct Extent {
   int64_t block_rows = 0;  // at most
   int64_t run_rows = 0;
   int32_t runs = 0;  // that have rows
-  int32_t block_splits() const { return static_cast<int32_t>((block_rows + kShortSplit - 1) / kShortSplit); }
-  int32_t splits() const {
+  int32_t run_splits() const {
     const int64_t length = run_split_rows(run_rows);
-    return block_splits() + static_cast<int32_t>((run_rows + length - 1) / length);
+    return static_cast<int32_t>((run_rows + length - 1) / length);
+  }
+  int32_t splits() const {
+    return run_splits() + static_cast<int32_t>((block_rows + kShortSplit - 1) / kShortSplit);
   }
 };
 
@@ -448,7 +451,7 @@ void list_runs(const AttnDecodeItem& item, cuda::Lists* lists, Plan* plan) {
 void plan_item(const AttnDecodeItem& item, int32_t index, cuda::Lists* lists, Plan* plan) {
   const Extent extent = measure(item);
   const int32_t first = plan->n_splits, end = first + extent.splits();
-  plan->items[index] = {item.q, item.blocks, first, extent.block_splits(), run_split_rows(extent.run_rows),
+  plan->items[index] = {item.q, item.blocks, first, extent.run_splits(), run_split_rows(extent.run_rows),
                         static_cast<int32_t>(extent.run_rows), plan->n_runs, extent.runs};
   plan->merges[index] = {item.out, item.lse, first, end, item.merge};
   while (plan->n_splits < end) plan->item_of_split[plan->n_splits++] = index;

@@ -535,6 +535,12 @@ void attn_prefill_cuda(cuda::Stream& stream, const AttnPrefillDesc& desc, std::s
                        void*) {
   const int64_t rows = most_rows(desc, items);
   if (rows == 0) return;
+  // Every head has lists of its own: those of many heads with very many keys are not staged at once.
+  if (items.size() > 1 && tile_bytes(items) > stream.most_staged_bytes()) {
+    const std::size_t half = items.size() / 2;
+    attn_prefill_cuda(stream, desc, items.first(half), nullptr);
+    return attn_prefill_cuda(stream, desc, items.subspan(half), nullptr);
+  }
   cuda::Lists lists(stream);
   const cuda::Staged<Work> work = make_work(lists, desc, items);
   if (work.size() == 0) return;
@@ -545,7 +551,9 @@ void attn_prefill_cuda(cuda::Stream& stream, const AttnPrefillDesc& desc, std::s
     case 80: return launch_rows<80>(stream, desc, rows, work);
     case 96: return launch_rows<96>(stream, desc, rows, work);
     case 128: return launch_rows<128>(stream, desc, rows, work);
-    case 256: return launch_rows<256>(stream, desc, rows, work);
+    case 256:
+      if (Layout<256, 1>::kBytes > stream.most_shared_bytes()) return launch_plain<uint16_t>(stream, desc, rows, work);
+      return launch_rows<256>(stream, desc, rows, work);
     default: return launch_plain<uint16_t>(stream, desc, rows, work);
   }
 }

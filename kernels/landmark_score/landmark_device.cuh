@@ -99,7 +99,7 @@ struct Quantiser {
     for (int32_t e = lane_index(); e < size; e += cuda::kWarp) {
       const float v = x(e);
       top = fmaxf(top, fabsf(v));
-      damage += v - v;  // 0, or NaN once an element is not finite
+      damage = fmaf(v, 0.0f, damage);  // 0, or NaN once an element is not finite
     }
     top = cuda::warp_max(top);
     damage = cuda::warp_sum(damage);

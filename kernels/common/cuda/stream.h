@@ -86,6 +86,7 @@ class Stream {
   // Space for lists, to be written until the next launch; 64-byte aligned. Null after a failure, or where what is staged
   // for one launch outgrows a quarter of the memory (a failure).
   void* stage(int64_t bytes);
+  int64_t most_staged_bytes() const { return part_bytes(); }
   const void* device_address(const void* staged) const;
 
   cudaStream_t handle();  // for calls of libraries, after all that is kept
