@@ -536,7 +536,7 @@ void attn_prefill_cuda(cuda::Stream& stream, const AttnPrefillDesc& desc, std::s
   const int64_t rows = most_rows(desc, items);
   if (rows == 0) return;
   // Every head has lists of its own: those of many heads with very many keys are not staged at once.
-  if (items.size() > 1 && tile_bytes(items) > stream.most_staged_bytes()) {
+  if (items.size() > 1 && list_bytes(items) > stream.most_staged_bytes()) {
     const std::size_t half = items.size() / 2;
     attn_prefill_cuda(stream, desc, items.first(half), nullptr);
     return attn_prefill_cuda(stream, desc, items.subspan(half), nullptr);

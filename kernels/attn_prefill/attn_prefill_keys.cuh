@@ -116,13 +116,14 @@ struct TileCutter {
   }
 };
 
-// Of the items' lists, nearly at most: a span may begin a tile, and go on in a piece.
-int64_t tile_bytes(std::span<const AttnPrefillItem> items) {
+// Of the items' lists at most: a span may begin a tile, and go on in a piece.
+int64_t list_bytes(std::span<const AttnPrefillItem> items) {
   int64_t bytes = 0;
   for (const AttnPrefillItem& item : items) {
     int64_t keys = 0;
     for (int32_t i = 0; i < item.n_spans; ++i) keys += item.spans[i].n;
     bytes += static_cast<int64_t>(sizeof(KeyTile) + sizeof(KeyPiece)) * (keys / kTileKeys + item.n_spans + 1);
+    bytes += static_cast<int64_t>(sizeof(Work)) + 2 * cuda::kStageAlign;
   }
   return bytes;
 }

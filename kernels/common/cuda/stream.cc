@@ -12,7 +12,6 @@ namespace skv::cuda {
 
 namespace {
 
-constexpr int64_t kStageAlign = 64;
 constexpr std::size_t kLookBack = 64;  // lists
 // Of a long record: the device has begun while the host makes the rest. Pieces end at products, so at the same places each
 // time, and with nothing aside.

@@ -55,6 +55,8 @@ struct StagingMemory {
   int64_t bytes = 0;
 };
 
+inline constexpr int64_t kStageAlign = 64;  // of every list
+
 class Stream {
  public:
   // The memory outlives the stream object; products may be null where no op of it is used.
@@ -83,7 +85,7 @@ class Stream {
   void join();
   bool has_aside() const { return aside_pending_; }  // queued, and not joined
 
-  // Space for lists, to be written until the next launch; 64-byte aligned. Null after a failure, or where what is staged
+  // Space for lists, to be written until the next launch; kStageAlign-aligned. Null after a failure, or where what is staged
   // for one launch outgrows a quarter of the memory (a failure).
   void* stage(int64_t bytes);
   int64_t most_staged_bytes() const { return part_bytes(); }
