@@ -57,7 +57,8 @@ inline void measure(DecodeCase* c, const void* k, const void* v, int64_t rows) {
 inline void* const* make_pages(DecodeCase* c, const KvRun& run, int32_t others, std::span<const void* const> parts) {
   const int64_t row = c->row_bytes();
   std::vector<void*>& pages = c->pages.emplace_back(run.n_pages);
-  for (int32_t page = run.first / run.rows_per_page; page * run.rows_per_page < run.first + run.n; ++page) {
+  const int32_t end = run.n > 0 ? run.first + run.n : 0;
+  for (int32_t page = run.first / run.rows_per_page; page * run.rows_per_page < end; ++page) {
     const int32_t first = page * run.rows_per_page, from = std::max(first, run.first);
     const int32_t to = std::min(first + run.rows_per_page, run.first + run.n);
     int64_t at = others - run.rows_per_page;
