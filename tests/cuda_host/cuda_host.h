@@ -41,6 +41,9 @@ struct Faults {
   int64_t allocations_before_failure = -1;            // the one after fails, once: out of memory
   bool graphs_refused = false;                        // no executable graph can be made: out of memory
   bool captures_refused = false;                      // every capture becomes invalid, as by a wait for the device
+  int refused_algorithms = 0;   // of those listed for a matrix product: the first so many are not supported
+  bool exact_algorithms = false;                      // they only run for the very sizes that they were listed for
+  bool eigenproblems_refused = false;
   int error = 700;                                    // cudaErrorIllegalAddress
   int driver_version = 13000;
   int compute_major = 9, compute_minor = 0;

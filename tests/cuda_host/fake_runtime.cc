@@ -9,6 +9,7 @@
 #include "tests/cuda_host/device_memory.h"
 #include "tests/cuda_host/fake_device.h"
 #include "tests/cuda_host/fake_streams.h"
+#include "tests/cuda_host/findings.h"
 
 namespace skv::cuda_host {
 
@@ -101,6 +102,27 @@ bool refuses_graphs() {
   return faults.graphs_refused;
 }
 
+int refused_algorithms() {
+  const std::lock_guard lock(mutex);
+  return faults.refused_algorithms;
+}
+
+bool exact_algorithms() {
+  const std::lock_guard lock(mutex);
+  return faults.exact_algorithms;
+}
+
+bool refuses_eigenproblems() {
+  const std::lock_guard lock(mutex);
+  return faults.eigenproblems_refused;
+}
+
+void check_workspace(const void* p, std::size_t bytes) {
+  const Located at = locate(p, bytes);
+  if (at.place == Place::allocated && at.kind == MemoryKind::device) return;
+  found("a workspace that is not device memory from end to end", nullptr);
+}
+
 void set_faults(const Faults& value) {
   const std::lock_guard lock(mutex);
   faults = value;
@@ -143,6 +165,7 @@ const char* cudaGetErrorName(cudaError_t error) {
     case cudaErrorIllegalState: return "cudaErrorIllegalState";
     case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
+    case cudaErrorMisalignedAddress: return "cudaErrorMisalignedAddress";
     case cudaErrorLaunchFailure: return "cudaErrorLaunchFailure";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated: return "cudaErrorStreamCaptureInvalidated";
@@ -161,6 +184,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";
     case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
+    case cudaErrorMisalignedAddress: return "misaligned address";
     case cudaErrorLaunchFailure: return "unspecified launch failure";
     default: return cudaGetErrorName(error);
   }

@@ -86,6 +86,11 @@ struct Descriptors {
   }
 };
 
+// The library's two words for an algorithm that does not do a problem.
+bool refused(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+}
+
 bool splits_k(const cublasLtMatmulAlgo_t& algorithm) {
   int32_t parts = 1;
   uint32_t scheme = CUBLASLT_REDUCTION_SCHEME_NONE;
@@ -189,7 +194,7 @@ cublasStatus_t Products::run(Stream& stream, const Problem& p, Descriptors& d, c
   for (const cublasLtMatmulAlgo_t& algorithm : algorithms) {
     status = cublasLtMatmul(blas_, &d.op, p.alpha, p.b, &d.b, p.a, &d.a, p.beta, p.c, &d.c, p.c, &d.c, &algorithm,
                             workspace_, kProductWorkspace, stream.handle());
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) break;
+    if (!refused(status)) break;
   }
   return status;
 }
@@ -199,7 +204,7 @@ const char* Products::multiply(Stream& stream, const Problem& p) {
   cublasStatus_t status = d.init(p);
   if (status == CUBLAS_STATUS_SUCCESS) status = run(stream, p, d, algorithms(p));
   // Rather an algorithm of this m alone than none.
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED) status = run(stream, p, d, choose(p, p.aligned()));
+  if (refused(status)) status = run(stream, p, d, choose(p, p.aligned()));
   return status == CUBLAS_STATUS_SUCCESS ? nullptr : cublasLtGetStatusString(status);
 }
 

@@ -1,5 +1,5 @@
 // What NVIDIA's libraries compute for ops: matrix products (cuBLASLt) and symmetric eigenproblems (cuSOLVER). Hosts
-// that execute kernels have plain versions (the test harness).
+// that execute kernels have fakes of both (the test harness).
 #pragma once
 
 #include <cuda_runtime.h>
