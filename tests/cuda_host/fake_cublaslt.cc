@@ -186,8 +186,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
   const cublasStatus_t status = shape_of(*desc, *a_layout, *b_layout, *c_layout, *d_layout, &s);
   if (status != CUBLAS_STATUS_SUCCESS) return status;
   const Algorithm algorithm = opened(*chosen);
-  if (algorithm.rank < refused_algorithms()) return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (exact_algorithms() && algorithm.columns != s.columns) return CUBLAS_STATUS_INVALID_VALUE;
+  if (algorithm.rank < planted().refused_algorithms) return CUBLAS_STATUS_NOT_SUPPORTED;
+  if (planted().exact_algorithms && algorithm.columns != s.columns) return CUBLAS_STATUS_INVALID_VALUE;
   if (workspace_bytes < algorithm.workspace || !aligned_to(workspace, 256)) return CUBLAS_STATUS_INVALID_VALUE;
   if (workspace_bytes > 0) check_workspace(workspace, workspace_bytes);
   if (!aligned_strides(s, algorithm.stride)) return CUBLAS_STATUS_NOT_SUPPORTED;

@@ -77,7 +77,7 @@ cusolverStatus_t cusolverDnXsyevd_bufferSize(cusolverDnHandle_t, cusolverDnParam
                                              int64_t lda, cudaDataType_t w_type, const void*,
                                              cudaDataType_t compute_type, std::size_t* device_bytes,
                                              std::size_t* host_bytes) {
-  if (refuses_eigenproblems()) return CUSOLVER_STATUS_EXECUTION_FAILED;
+  if (planted().eigenproblems_refused) return CUSOLVER_STATUS_EXECUTION_FAILED;
   if (!served(mode, triangle, n, a_type, lda, w_type, compute_type)) return CUSOLVER_STATUS_INVALID_VALUE;
   *device_bytes = device_workspace_bytes(n);
   *host_bytes = kHostWorkspace;

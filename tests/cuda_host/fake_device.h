@@ -18,13 +18,8 @@ void lose_device(cudaError_t error);      // such an error
 cudaError_t counted(int64_t Usage::*count, int64_t Faults::*before);
 void add(int64_t Usage::*count, int64_t n);
 
+Faults planted();           // by set_faults
 std::size_t max_shared();  // a block's
-bool refuses_captures();
-bool refuses_graphs();
-int refused_algorithms();
-bool exact_algorithms();
-bool refuses_eigenproblems();
-
 void check_workspace(const void* p, std::size_t bytes);  // of a library: device memory, all of it
 
 }  // namespace skv::cuda_host

@@ -155,7 +155,7 @@ cudaError_t cudaGraphAddChildGraphNode(cudaGraphNode_t* node, cudaGraph_t graph,
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   *exec = nullptr;
   if (state() != cudaSuccess) return returned(state());
-  if (refuses_graphs()) return returned(cudaErrorMemoryAllocation);
+  if (planted().graphs_refused) return returned(cudaErrorMemoryAllocation);
   *exec = new SkvHostGraphExec;
   (*exec)->work = graph->work;
   (*exec)->graph = graph->alive;
@@ -185,7 +185,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (capturing(stream)) return returned(cudaErrorIllegalState);
   if (state() != cudaSuccess) return returned(state());
   stream->capture = std::make_unique<SkvHostGraph>();
-  stream->invalidated = refuses_captures();
+  stream->invalidated = planted().captures_refused;
   return cudaSuccess;
 }
 

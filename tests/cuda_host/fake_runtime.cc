@@ -80,6 +80,11 @@ cudaError_t counted(int64_t Usage::*count, int64_t Faults::*before) {
   return sticky;
 }
 
+Faults planted() {
+  const std::lock_guard lock(mutex);
+  return faults;
+}
+
 void add(int64_t Usage::*count, int64_t n) {
   const std::lock_guard lock(mutex);
   used.*count += n;
@@ -90,31 +95,6 @@ std::size_t max_shared() {
   const int major = faults.compute_major, minor = faults.compute_minor;
   if ((major == 8 && minor != 0) || major == 12) return std::size_t{99} << 10;
   return major >= 9 ? kMaxShared : std::size_t{163} << 10;
-}
-
-bool refuses_captures() {
-  const std::lock_guard lock(mutex);
-  return faults.captures_refused;
-}
-
-bool refuses_graphs() {
-  const std::lock_guard lock(mutex);
-  return faults.graphs_refused;
-}
-
-int refused_algorithms() {
-  const std::lock_guard lock(mutex);
-  return faults.refused_algorithms;
-}
-
-bool exact_algorithms() {
-  const std::lock_guard lock(mutex);
-  return faults.exact_algorithms;
-}
-
-bool refuses_eigenproblems() {
-  const std::lock_guard lock(mutex);
-  return faults.eigenproblems_refused;
 }
 
 void check_workspace(const void* p, std::size_t bytes) {
