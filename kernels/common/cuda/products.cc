@@ -203,7 +203,7 @@ const char* Products::multiply(Stream& stream, const Problem& p) {
   Descriptors d;
   cublasStatus_t status = d.init(p);
   if (status == CUBLAS_STATUS_SUCCESS) status = run(stream, p, d, algorithms(p));
-  // Rather an algorithm of this m alone than none.
+  // Rather an algorithm for this m alone than none.
   if (refused(status)) status = run(stream, p, d, choose(p, p.aligned()));
   return status == CUBLAS_STATUS_SUCCESS ? nullptr : cublasLtGetStatusString(status);
 }

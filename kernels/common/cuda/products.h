@@ -15,8 +15,8 @@ class Products;  // library handles and their workspaces; one a stream
 
 // Row-major C = alpha op(A) op(B) + beta C; op(A) is [m, k], op(B) [k, n], C [m, n] f32. The algorithm is chosen from
 // (type, n, k, whether m is above 64, transposes, whether all pointers and strides are multiples of 16 bytes) alone,
-// without split-K, so that a row's bits do not depend on m. Where m, n or k is 0 nothing is done; C is not read where
-// beta is 0.
+// without split-K, so that a row's bits do not depend on m; only where the library refuses what it chose so is one taken
+// for this m. Where m, n or k is 0 nothing is done; C is not read where beta is 0.
 struct MatrixProduct {
   DType type = DType::bf16;  // of A and B; f32 products are full f32, not tf32
   bool transpose_a = false;
