@@ -97,36 +97,6 @@ double logit_of(const skv_kv_params& p, const TraceHead& head, int64_t token, in
   return mean + 0.5 * s * s * square * head.variance(chunk, c, weights);
 }
 
-std::vector<double> scores_of(const Bench& bench, const skv_kv_params& p, const TraceHead& head, const Attended& attended,
-                              int64_t token, const float* weights) {
-  const int64_t n = attended.exact_from / p.chunk_tokens;
-  std::vector<double> scores(static_cast<std::size_t>(n), 0.0);
-  for (int32_t g = 0; g < kGeometry.group(); ++g) {
-    std::vector<double> w(scores.size(), -INFINITY);
-    double peak = -INFINITY, sum = 0.0;
-    for (int64_t j = 0; j < n; ++j) {
-      if (std::count(attended.outliers.begin(), attended.outliers.end(), static_cast<int32_t>(j))) continue;
-      w[static_cast<std::size_t>(j)] = logit_of(p, head, token, g, j, bench.geometry().scale, weights);
-      peak = std::max(peak, w[static_cast<std::size_t>(j)]);
-    }
-    for (const double x : w) sum += std::exp(x - peak);
-    for (std::size_t j = 0; j < w.size(); ++j) scores[j] = std::max(scores[j], std::exp(w[j] - peak) / sum);
-  }
-  return scores;
-}
-
-// The selected chunks are the best by score; only scores that the kernel's rounding cannot tell apart may change places.
-void expect_best(const std::vector<double>& scores, const Attended& attended, std::size_t k, double tolerance) {
-  ASSERT_EQ(attended.chunks.size(), k);
-  double lowest_in = INFINITY, highest_out = -INFINITY;
-  for (std::size_t j = 0; j < scores.size(); ++j) {
-    const bool in = std::binary_search(attended.chunks.begin(), attended.chunks.end(), static_cast<int32_t>(j));
-    if (in) lowest_in = std::min(lowest_in, scores[j]);
-    else highest_out = std::max(highest_out, scores[j]);
-  }
-  EXPECT_GE(lowest_in, highest_out * (1.0 - tolerance));
-}
-
 TEST(KvDigest, selects_what_its_formula_says) {
   SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
   struct Case {
@@ -155,10 +125,13 @@ TEST(KvDigest, selects_what_its_formula_says) {
         for (int32_t h = 0; h < 2; ++h) {
           const TraceHead head(bench, trace, 0, h);
           const Attended& attended = probe.of(0, h);
-          const std::vector<double> scores = scores_of(bench, p, head, attended, t,
-                                                      bench.store().channel_weights(sequence, 0, h));
+          const float* weights = bench.store().channel_weights(sequence, 0, h);
+          const auto scores = chunk_scores(attended, chunk, kGeometry.group(), [&](int32_t g, int64_t j) {
+            return logit_of(p, head, t, g, j, bench.geometry().scale, weights);
+          });
           const auto room = scores.size() - attended.outliers.size();
-          expect_best(scores, attended, std::min<std::size_t>(static_cast<std::size_t>(64 / chunk), room), c.tolerance);
+          EXPECT_TRUE(are_best(attended.chunks, scores, std::min<std::size_t>(static_cast<std::size_t>(64 / chunk), room),
+                               c.tolerance));
           const auto rows = attended_rows(head, attended, chunk, t);
           const auto want = oracle_attention(head.query(t, 2), rows, bench.geometry().scale);
           EXPECT_LT(relative_error(out[0].data() + (h * 3 + 2) * 64, want.out), 1e-5);

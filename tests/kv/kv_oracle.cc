@@ -90,4 +90,39 @@ std::vector<OracleRow> attended_rows(const TraceHead& head, const Attended& atte
   return rows;
 }
 
+std::vector<double> chunk_scores(const Attended& attended, int32_t chunk_tokens, int32_t group,
+                                 const std::function<double(int32_t g, int64_t chunk)>& log_mass) {
+  std::vector<double> scores(static_cast<std::size_t>(attended.exact_from / chunk_tokens), 0.0);
+  for (int32_t g = 0; g < group; ++g) {
+    std::vector<double> w(scores.size(), -INFINITY);
+    double peak = -INFINITY, sum = 0.0;
+    for (std::size_t j = 0; j < w.size(); ++j) {
+      if (std::count(attended.outliers.begin(), attended.outliers.end(), static_cast<int32_t>(j))) continue;
+      w[j] = log_mass(g, static_cast<int64_t>(j));
+      peak = std::max(peak, w[j]);
+    }
+    for (const double x : w) sum += std::exp(x - peak);
+    for (std::size_t j = 0; j < w.size(); ++j) scores[j] = std::max(scores[j], std::exp(w[j] - peak) / sum);
+  }
+  return scores;
+}
+
+testing::AssertionResult are_best(const std::vector<int32_t>& chosen, const std::vector<double>& scores, std::size_t k,
+                                  double tolerance) {
+  if (chosen.size() != k) return testing::AssertionFailure() << chosen.size() << " chosen of " << k;
+  std::size_t found = 0;
+  double lowest_in = INFINITY, highest_out = -INFINITY;
+  for (std::size_t j = 0; j < scores.size(); ++j) {
+    const bool in = std::binary_search(chosen.begin(), chosen.end(), static_cast<int32_t>(j));
+    found += in;
+    if (in) lowest_in = std::min(lowest_in, scores[j]);
+    else highest_out = std::max(highest_out, scores[j]);
+  }
+  if (found != k) return testing::AssertionFailure() << found << " different ids in range, of " << k;
+  if (k == 0 || k == scores.size() || lowest_in >= highest_out - tolerance * std::abs(highest_out)) {
+    return testing::AssertionSuccess();
+  }
+  return testing::AssertionFailure() << "chosen with " << lowest_in << ", left out with " << highest_out;
+}
+
 }  // namespace skv::test

@@ -1,6 +1,9 @@
 // Attention written down again in double, for what one head attends to: rows of any origin, each with a bonus on its logit.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
@@ -59,5 +62,15 @@ class TraceHead {
 
 // All rows that `attended` names at a token: outliers, selected chunks, exact tokens.
 std::vector<OracleRow> attended_rows(const TraceHead& head, const Attended& attended, int32_t chunk_tokens, int64_t token);
+
+// Scores of the chunks before the exact tokens: softmax over a query head's log masses (up to a constant of the head),
+// largest over the query group; outliers take no part and have 0.
+std::vector<double> chunk_scores(const Attended& attended, int32_t chunk_tokens, int32_t group,
+                                 const std::function<double(int32_t g, int64_t chunk)>& log_mass);
+
+// Whether `chosen` (ascending) are k of the best scores. Which of two scores is better the store may see otherwise where
+// they are apart by less than `tolerance` of their size: random inputs bring such a pair up sooner or later.
+testing::AssertionResult are_best(const std::vector<int32_t>& chosen, const std::vector<double>& scores, std::size_t k,
+                                  double tolerance);
 
 }  // namespace skv::test

@@ -1,119 +1,81 @@
 // What is attended is what the rules say: the policies against an independent reading of them, in double.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
-#include <set>
 
-#include "tests/kv/kv_harness.h"
+#include "tests/kv/kv_oracle.h"
 
 namespace skv::test {
 namespace {
 
 constexpr kv::Geometry kGeometry = {1, 6, 2, 64, 0.0f};
 
-// Sets of chunks for one head, by the paper's rules (means, smallest cosine, softmax, max over the group).
-class Rules {
- public:
-  Rules(const Bench& bench, const Trace& trace, int64_t n_compressed, int32_t n_outliers, bool keep_first)
-      : bench_(bench), trace_(trace), chunk_(bench.policy().chunk), n_chunks_(n_compressed / chunk_) {
-    for (int32_t h = 0; h < kGeometry.kv_heads; ++h) outliers_.push_back(find_outliers(h, n_outliers, keep_first));
-  }
-
-  std::set<int64_t> attended(int32_t head, int64_t at, int32_t k) const {
-    std::set<int64_t> chosen = outliers_[static_cast<std::size_t>(head)];
-    std::vector<double> score(static_cast<std::size_t>(n_chunks_), -1.0);
-    for (int32_t g = 0; g < kGeometry.group(); ++g) add_group_member(head, head * kGeometry.group() + g, at, &score);
-    std::vector<int64_t> order(static_cast<std::size_t>(n_chunks_));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-      return score[static_cast<std::size_t>(a)] > score[static_cast<std::size_t>(b)];
-    });
-    for (int32_t i = 0; i < k && score[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] >= 0.0; ++i) {
-      chosen.insert(order[static_cast<std::size_t>(i)]);
+// The paper's outliers: the chunks with the smallest cosine of one of their keys to their mean. Larger is odder.
+std::vector<double> oddness(const TraceHead& head, int64_t n_chunks, int32_t chunk_tokens) {
+  std::vector<double> scores;
+  for (int64_t j = 0; j < n_chunks; ++j) {
+    const std::vector<double> mean = head.mean(j, chunk_tokens).k;
+    double least = 1.0;
+    for (int32_t t = 0; t < chunk_tokens; ++t) {
+      const std::vector<double> key = head.row(j * chunk_tokens + t).k;
+      double dot = 0.0, kk = 0.0, mm = 0.0;
+      for (std::size_t i = 0; i < key.size(); ++i) dot += key[i] * mean[i], kk += key[i] * key[i], mm += mean[i] * mean[i];
+      least = std::min(least, dot / std::sqrt(kk * mm));
     }
-    return chosen;
+    scores.push_back(1.0 - least);
   }
+  return scores;
+}
 
- private:
-  double key(int64_t t, int32_t head, int32_t i) const {
-    return trace_.k[0][static_cast<std::size_t>((t * kGeometry.kv_heads + head) * kGeometry.head_dim + i)];
+void expect_outliers(std::vector<int32_t> outliers, std::vector<double> odd, int32_t count, bool keep_first) {
+  if (keep_first) {
+    const auto first = std::find(outliers.begin(), outliers.end(), 0);
+    ASSERT_NE(first, outliers.end());
+    outliers.erase(first);
+    odd[0] = -INFINITY;
   }
-  std::vector<double> mean(int32_t head, int64_t j) const {
-    std::vector<double> m(static_cast<std::size_t>(kGeometry.head_dim));
-    for (int32_t i = 0; i < kGeometry.head_dim; ++i) {
-      for (int32_t t = 0; t < chunk_; ++t) m[static_cast<std::size_t>(i)] += key(j * chunk_ + t, head, i) / chunk_;
-    }
-    return m;
-  }
+  std::sort(outliers.begin(), outliers.end());
+  EXPECT_TRUE(are_best(outliers, odd, static_cast<std::size_t>(count), 1e-5));
+}
 
-  std::set<int64_t> find_outliers(int32_t head, int32_t count, bool keep_first) const {
-    std::vector<std::pair<double, int64_t>> worst;
-    for (int64_t j = keep_first ? 1 : 0; j < n_chunks_; ++j) {
-      const std::vector<double> m = mean(head, j);
-      double least = 1.0;
-      for (int32_t t = 0; t < chunk_; ++t) {
-        double dot = 0.0, kk = 0.0, mm = 0.0;
-        for (int32_t i = 0; i < kGeometry.head_dim; ++i) {
-          const double x = key(j * chunk_ + t, head, i), y = m[static_cast<std::size_t>(i)];
-          dot += x * y, kk += x * x, mm += y * y;
-        }
-        least = std::min(least, dot / std::sqrt(kk * mm));
-      }
-      worst.emplace_back(least, j);
-    }
-    std::sort(worst.begin(), worst.end());
-    std::set<int64_t> ids;
-    for (int32_t i = 0; i < count; ++i) ids.insert(worst[static_cast<std::size_t>(i)].second);
-    if (keep_first) ids.insert(0);
-    return ids;
+// One head by the paper's rules: outliers, then the largest over the group of the softmax of q with the means.
+void expect_rules_of_head(const Bench& bench, const TraceHead& head, const Attended& attended, int64_t token) {
+  const int32_t chunk = bench.policy().chunk, k = bench.policy().selected_chunks(token + 1);
+  const auto scores = chunk_scores(attended, chunk, kGeometry.group(), [&](int32_t g, int64_t j) {
+    return bench.geometry().scale * head.dot(token, g, head.mean(j, chunk).k);
+  });
+  EXPECT_TRUE(are_best(attended.chunks, scores, static_cast<std::size_t>(k), 1e-4)) << "token " << token;
+  for (const int32_t j : attended.chunks) {
+    EXPECT_EQ(std::count(attended.outliers.begin(), attended.outliers.end(), j), 0) << "an outlier was selected";
   }
-
-  void add_group_member(int32_t head, int32_t q_head, int64_t at, std::vector<double>* score) const {
-    std::vector<double> logits(static_cast<std::size_t>(n_chunks_), -INFINITY);
-    double peak = -INFINITY, sum = 0.0;
-    for (int64_t j = 0; j < n_chunks_; ++j) {
-      if (outliers_[static_cast<std::size_t>(head)].count(j)) continue;
-      const std::vector<double> m = mean(head, j);
-      double dot = 0.0;
-      for (int32_t i = 0; i < kGeometry.head_dim; ++i) {
-        dot += m[static_cast<std::size_t>(i)] *
-               trace_.q[0][static_cast<std::size_t>((at * kGeometry.q_heads + q_head) * kGeometry.head_dim + i)];
-      }
-      logits[static_cast<std::size_t>(j)] = dot * bench_.geometry().scale;
-      peak = std::max(peak, logits[static_cast<std::size_t>(j)]);
-    }
-    for (const double x : logits) sum += std::exp(x - peak);
-    for (std::size_t j = 0; j < logits.size(); ++j) {
-      if (logits[j] > -INFINITY) (*score)[j] = std::max((*score)[j], std::exp(logits[j] - peak) / sum);
-    }
-  }
-
-  const Bench& bench_;
-  const Trace& trace_;
-  int32_t chunk_;
-  int64_t n_chunks_;
-  std::vector<std::set<int64_t>> outliers_;
-};
+}
 
 void expect_rules(const skv_kv_params& params, int64_t prompt, int64_t compressed, int32_t n_outliers, bool keep_first) {
   SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
   Bench bench(kGeometry, params);
+  AttendedProbe probe(&bench);
   const Trace trace = bench.make_trace(prompt + 20, {}, kv_seed());
   kv::Sequence* sequence = bench.store().open();
   bench.prefill(sequence, trace, 0, prompt);
   skv_kv_stats stats = {};
   bench.store().stats(sequence, &stats);
   ASSERT_EQ(stats.n_compressed, compressed);
-  const Rules rules(bench, trace, compressed, n_outliers, keep_first);
   const int32_t chunk = bench.policy().chunk;
   for (int64_t t = prompt; t < trace.n; ++t) {
     const auto out = bench.decode(sequence, trace, t);
-    std::vector<std::set<int64_t>> sets;
-    for (int32_t h = 0; h < 2; ++h) sets.push_back(rules.attended(h, t, bench.policy().selected_chunks(t + 1)));
+    for (int32_t h = 0; h < kGeometry.kv_heads; ++h) {
+      const TraceHead head(bench, trace, 0, h);
+      const Attended& attended = probe.of(0, h);
+      ASSERT_EQ(attended.exact_from, compressed);
+      if (t == prompt) expect_outliers(attended.outliers, oddness(head, compressed / chunk, chunk), n_outliers, keep_first);
+      expect_rules_of_head(bench, head, attended, t);
+    }
     const auto want = brute_attention(bench, trace, 0, t, [&](int32_t h, int64_t j) {
-      return j >= compressed || sets[static_cast<std::size_t>(h)].count(j / chunk) > 0;
+      const Attended& a = probe.of(0, h);
+      const auto id = static_cast<int32_t>(j / chunk);
+      return j >= compressed || std::count(a.chunks.begin(), a.chunks.end(), id) > 0 ||
+             std::count(a.outliers.begin(), a.outliers.end(), id) > 0;
     });
-    EXPECT_LT(relative_error(out[0].data(), want), 1e-4) << "token " << t;
+    EXPECT_LT(relative_error(out[0].data(), want), 1e-5) << "token " << t;
   }
   bench.store().stats(sequence, &stats);
   const int64_t per_call = int64_t{bench.policy().selected_chunks(trace.n)} * 20 * 2;
