@@ -114,6 +114,7 @@ TEST(KvGuard, knows_what_is_missed_where_it_samples_everything) {
   kv::Sequence* sequence = bench.store().open();
   bench.prefill(sequence, trace, 0, 500);
   int grown = 0;
+  double spared = 0.0;
   for (int64_t t = 500; t < trace.n; ++t) {
     const auto out = bench.decode(sequence, trace, t);
     for (int32_t h = 0; h < 2; ++h) {
@@ -126,21 +127,23 @@ TEST(KvGuard, knows_what_is_missed_where_it_samples_everything) {
       EXPECT_LE(kMargin * most_missed(bench, head, attended, t), 0.3 + 3e-4);
       EXPECT_TRUE(std::is_sorted(attended.chunks.begin(), attended.chunks.end()));
       if (attended.chunks.size() > 8) {
-        ++grown;  // one chunk fewer, whichever, leaves more than the bound or is not the last by score
+        ++grown;  // without its lightest chunk
         double least = 1.0;
         for (const int32_t chunk : attended.chunks) {
           Attended fewer = attended;
           std::erase(fewer.chunks, chunk);
           least = std::min(least, kMargin * most_missed(bench, head, fewer, t));
         }
-        EXPECT_GT(least, 0.3 * 0.5) << "far more was taken than needed";
+        spared += least;
       }
       const auto rows = attended_rows(head, attended, kChunk, t);
       const auto attention = oracle_attention(head.query(t, 1), rows, bench.geometry().scale);
       EXPECT_LT(relative_error(out[0].data() + (h * 3 + 1) * 64, attention.out), 1e-5) << "token " << t;
     }
   }
-  EXPECT_GT(grown, 10) << "the bound never bit: the test proves nothing";
+  ASSERT_GT(grown, 10) << "the bound never bit: the test proves nothing";
+  // Nothing is taken after the bound is kept, so without the last chunk it is not; the lightest is about as light.
+  EXPECT_GT(spared / grown, 0.3 * 0.9) << "more was taken than needed";
   skv_kv_stats stats = {};
   bench.store().stats(sequence, &stats);
   EXPECT_EQ(stats.guard_calls, 80);
