@@ -18,7 +18,9 @@ std::vector<double> oddness(const TraceHead& head, int64_t n_chunks, int32_t chu
     for (int32_t t = 0; t < chunk_tokens; ++t) {
       const std::vector<double> key = head.row(j * chunk_tokens + t).k;
       double dot = 0.0, kk = 0.0, mm = 0.0;
-      for (std::size_t i = 0; i < key.size(); ++i) dot += key[i] * mean[i], kk += key[i] * key[i], mm += mean[i] * mean[i];
+      for (std::size_t i = 0; i < key.size(); ++i) {
+        dot += key[i] * mean[i], kk += key[i] * key[i], mm += mean[i] * mean[i];
+      }
       least = std::min(least, dot / std::sqrt(kk * mm));
     }
     scores.push_back(1.0 - least);
@@ -37,8 +39,8 @@ void expect_outliers(std::vector<int32_t> outliers, std::vector<double> odd, int
   EXPECT_TRUE(are_best(outliers, odd, static_cast<std::size_t>(count), 1e-5));
 }
 
-// One head by the paper's rules: outliers, then the largest over the group of the softmax of q with the means.
-void expect_rules_of_head(const Bench& bench, const TraceHead& head, const Attended& attended, int64_t token) {
+// One head's selection by the paper's rules: the softmax of q with the means, the largest over the group; no outliers.
+void expect_selection(const Bench& bench, const TraceHead& head, const Attended& attended, int64_t token) {
   const int32_t chunk = bench.policy().chunk, k = bench.policy().selected_chunks(token + 1);
   const auto scores = chunk_scores(attended, chunk, kGeometry.group(), [&](int32_t g, int64_t j) {
     return bench.geometry().scale * head.dot(token, g, head.mean(j, chunk).k);
@@ -49,7 +51,8 @@ void expect_rules_of_head(const Bench& bench, const TraceHead& head, const Atten
   }
 }
 
-void expect_rules(const skv_kv_params& params, int64_t prompt, int64_t compressed, int32_t n_outliers, bool keep_first) {
+void expect_rules(const skv_kv_params& params, int64_t prompt, int64_t compressed, int32_t n_outliers,
+                  bool keep_first) {
   SCOPED_TRACE("SKV_TEST_SEED=" + std::to_string(kv_seed()));
   Bench bench(kGeometry, params);
   AttendedProbe probe(&bench);
@@ -60,14 +63,17 @@ void expect_rules(const skv_kv_params& params, int64_t prompt, int64_t compresse
   bench.store().stats(sequence, &stats);
   ASSERT_EQ(stats.n_compressed, compressed);
   const int32_t chunk = bench.policy().chunk;
+  std::vector<std::vector<double>> odd;
+  for (int32_t h = 0; h < kGeometry.kv_heads; ++h) {
+    odd.push_back(oddness(TraceHead(bench, trace, 0, h), compressed / chunk, chunk));
+  }
   for (int64_t t = prompt; t < trace.n; ++t) {
     const auto out = bench.decode(sequence, trace, t);
     for (int32_t h = 0; h < kGeometry.kv_heads; ++h) {
-      const TraceHead head(bench, trace, 0, h);
       const Attended& attended = probe.of(0, h);
       ASSERT_EQ(attended.exact_from, compressed);
-      if (t == prompt) expect_outliers(attended.outliers, oddness(head, compressed / chunk, chunk), n_outliers, keep_first);
-      expect_rules_of_head(bench, head, attended, t);
+      expect_outliers(attended.outliers, odd[static_cast<std::size_t>(h)], n_outliers, keep_first);
+      expect_selection(bench, TraceHead(bench, trace, 0, h), attended, t);
     }
     const auto want = brute_attention(bench, trace, 0, t, [&](int32_t h, int64_t j) {
       const Attended& a = probe.of(0, h);
